@@ -1,0 +1,82 @@
+// Files: read-only mappings and writes that appear whole or not at all.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <filesystem>
+#include <span>
+#include <string>
+#include <string_view>
+
+namespace stableqat {
+
+// A file mapped read-only. Move-only; the bytes stay valid while the object lives. Reads are thread-safe.
+class MappedFile {
+ public:
+  // Throws DataError when the file does not exist or is a folder, EnvironmentError when it cannot be read.
+  explicit MappedFile(const std::filesystem::path& path);
+  MappedFile(MappedFile&& other) noexcept;
+  MappedFile& operator=(MappedFile&& other) noexcept;
+  ~MappedFile();
+
+  std::span<const std::byte> bytes() const noexcept { return {data_, size_}; }
+  const std::filesystem::path& path() const noexcept { return path_; }
+
+ private:
+  std::filesystem::path path_;
+  const std::byte* data_ = nullptr;
+  std::size_t size_ = 0;
+};
+
+// Sequential writer of one file that appears under its name only when commit() is called: it writes `PATH.tmp-PID`, syncs it and renames.
+// Without commit() the temporary file is removed. Throws EnvironmentError (disk full, unwritable folder). Not thread-safe.
+class AtomicFile {
+ public:
+  explicit AtomicFile(std::filesystem::path path);
+  AtomicFile(const AtomicFile&) = delete;
+  AtomicFile& operator=(const AtomicFile&) = delete;
+  ~AtomicFile();
+
+  void write(std::span<const std::byte> bytes);
+  void write(std::string_view text);
+  // Writes at an absolute offset of what was written before (headers that are known last).
+  void write_at(std::uint64_t offset, std::span<const std::byte> bytes);
+  std::uint64_t size() const noexcept { return size_; }
+  void commit();
+
+ private:
+  std::filesystem::path path_;
+  std::filesystem::path temporary_;
+  int descriptor_ = -1;
+  std::uint64_t size_ = 0;
+};
+
+// A folder that appears under its name only when commit() is called. Files are made in staging(); commit() syncs every file and the folder,
+// moves an existing folder of that name aside, renames, and removes the old one. Without commit() the staging folder is removed.
+class AtomicDirectory {
+ public:
+  explicit AtomicDirectory(std::filesystem::path path);
+  AtomicDirectory(const AtomicDirectory&) = delete;
+  AtomicDirectory& operator=(const AtomicDirectory&) = delete;
+  ~AtomicDirectory();
+
+  const std::filesystem::path& staging() const noexcept { return staging_; }
+  void commit();
+
+ private:
+  std::filesystem::path path_;
+  std::filesystem::path staging_;
+  bool committed_ = false;
+};
+
+// The whole file as text. Throws like MappedFile.
+std::string read_text_file(const std::filesystem::path& path);
+
+// Writes `text` by AtomicFile.
+void write_text_file(const std::filesystem::path& path, std::string_view text);
+
+// XXH3 64-bit hash of the bytes, 16 hex digits.
+std::string content_hash(std::span<const std::byte> bytes);
+std::string file_content_hash(const std::filesystem::path& path);
+
+}  // namespace stableqat

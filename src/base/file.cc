@@ -1,0 +1,205 @@
+#include "stableqat/base/file.h"
+
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+#include <xxhash.h>
+
+#include <array>
+#include <cerrno>
+#include <cstdio>
+#include <cstring>
+#include <utility>
+
+#include "stableqat/base/error.h"
+
+namespace stableqat {
+
+namespace fs = std::filesystem;
+
+namespace {
+
+std::string system_message(int code) { return std::generic_category().message(code); }
+
+[[noreturn]] void throw_write_error(const fs::path& path, int code) {
+  std::string remedy = "check that the folder exists and may be written";
+  if (code == ENOSPC || code == EDQUOT) remedy = "free space on that disk or choose another output folder";
+  throw EnvironmentError({path.string(), system_message(code), "a writable file", remedy});
+}
+
+void sync_path(const fs::path& path, int flags) {
+  const int descriptor = ::open(path.c_str(), flags | O_CLOEXEC);
+  if (descriptor < 0) throw_write_error(path, errno);
+  const int result = ::fsync(descriptor);
+  const int code = errno;
+  ::close(descriptor);
+  if (result != 0) throw_write_error(path, code);
+}
+
+void sync_parent(const fs::path& path) {
+  const fs::path parent = path.parent_path();
+  sync_path(parent.empty() ? fs::path(".") : parent, O_RDONLY | O_DIRECTORY);
+}
+
+fs::path temporary_name(const fs::path& path) {
+  fs::path name = path;
+  if (name.filename().empty()) name = name.parent_path();
+  name += ".tmp-" + std::to_string(::getpid());
+  return name;
+}
+
+}  // namespace
+
+MappedFile::MappedFile(const fs::path& path) : path_(path) {
+  const int descriptor = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
+  if (descriptor < 0) {
+    const int code = errno;
+    if (code == ENOENT || code == ENOTDIR) {
+      throw DataError({path.string(), "no such file", "a readable file", "check the path"});
+    }
+    throw EnvironmentError({path.string(), system_message(code), "a readable file", "check its permissions"});
+  }
+  struct stat status {};
+  const int result = ::fstat(descriptor, &status);
+  if (result != 0 || S_ISDIR(status.st_mode)) {
+    ::close(descriptor);
+    throw DataError({path.string(), "a folder", "a file", "name a file inside it"});
+  }
+  size_ = static_cast<std::size_t>(status.st_size);
+  if (size_ > 0) {
+    void* address = ::mmap(nullptr, size_, PROT_READ, MAP_PRIVATE, descriptor, 0);
+    if (address == MAP_FAILED) {
+      const int code = errno;
+      ::close(descriptor);
+      throw EnvironmentError({path.string(), system_message(code), "a file that can be mapped", "check its permissions"});
+    }
+    data_ = static_cast<const std::byte*>(address);
+  }
+  ::close(descriptor);
+}
+
+MappedFile::MappedFile(MappedFile&& other) noexcept
+    : path_(std::move(other.path_)), data_(std::exchange(other.data_, nullptr)), size_(std::exchange(other.size_, 0)) {}
+
+MappedFile& MappedFile::operator=(MappedFile&& other) noexcept {
+  std::swap(path_, other.path_);
+  std::swap(data_, other.data_);
+  std::swap(size_, other.size_);
+  return *this;
+}
+
+MappedFile::~MappedFile() {
+  if (data_ != nullptr) ::munmap(const_cast<std::byte*>(data_), size_);
+}
+
+AtomicFile::AtomicFile(fs::path path) : path_(std::move(path)), temporary_(temporary_name(path_)) {
+  descriptor_ = ::open(temporary_.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
+  if (descriptor_ < 0) throw_write_error(path_, errno);
+}
+
+AtomicFile::~AtomicFile() {
+  if (descriptor_ < 0) return;
+  ::close(descriptor_);
+  ::unlink(temporary_.c_str());
+}
+
+void AtomicFile::write(std::span<const std::byte> bytes) {
+  while (!bytes.empty()) {
+    const ssize_t written = ::write(descriptor_, bytes.data(), bytes.size());
+    if (written < 0) {
+      if (errno == EINTR) continue;
+      throw_write_error(path_, errno);
+    }
+    size_ += static_cast<std::uint64_t>(written);
+    bytes = bytes.subspan(static_cast<std::size_t>(written));
+  }
+}
+
+void AtomicFile::write(std::string_view text) { write(std::as_bytes(std::span(text))); }
+
+void AtomicFile::write_at(std::uint64_t offset, std::span<const std::byte> bytes) {
+  while (!bytes.empty()) {
+    const ssize_t written = ::pwrite(descriptor_, bytes.data(), bytes.size(), static_cast<off_t>(offset));
+    if (written < 0) {
+      if (errno == EINTR) continue;
+      throw_write_error(path_, errno);
+    }
+    offset += static_cast<std::uint64_t>(written);
+    bytes = bytes.subspan(static_cast<std::size_t>(written));
+  }
+}
+
+void AtomicFile::commit() {
+  if (::fsync(descriptor_) != 0) throw_write_error(path_, errno);
+  const int closed = ::close(std::exchange(descriptor_, -1));
+  if (closed != 0 || ::rename(temporary_.c_str(), path_.c_str()) != 0) {
+    const int code = errno;
+    ::unlink(temporary_.c_str());
+    throw_write_error(path_, code);
+  }
+  sync_parent(path_);
+}
+
+AtomicDirectory::AtomicDirectory(fs::path path) : path_(std::move(path)), staging_(temporary_name(path_)) {
+  std::error_code error;
+  fs::remove_all(staging_, error);
+  fs::create_directories(staging_, error);
+  if (error) throw_write_error(path_, error.value());
+}
+
+AtomicDirectory::~AtomicDirectory() {
+  if (committed_) return;
+  std::error_code ignored;
+  fs::remove_all(staging_, ignored);
+}
+
+void AtomicDirectory::commit() {
+  for (const auto& entry : fs::recursive_directory_iterator(staging_)) {
+    sync_path(entry.path(), entry.is_directory() ? O_RDONLY | O_DIRECTORY : O_RDONLY);
+  }
+  sync_path(staging_, O_RDONLY | O_DIRECTORY);
+  std::error_code error;
+  fs::path old;
+  if (fs::exists(path_)) {
+    old = staging_;
+    old += ".old";
+    fs::remove_all(old, error);
+    fs::rename(path_, old, error);
+    if (error) throw_write_error(path_, error.value());
+  }
+  fs::rename(staging_, path_, error);
+  if (error) {
+    const int code = error.value();
+    if (!old.empty()) fs::rename(old, path_, error);
+    throw_write_error(path_, code);
+  }
+  committed_ = true;
+  sync_parent(path_);
+  if (!old.empty()) fs::remove_all(old, error);
+}
+
+std::string read_text_file(const fs::path& path) {
+  const MappedFile file(path);
+  const auto bytes = file.bytes();
+  std::string text(bytes.size(), '\0');
+  if (!bytes.empty()) std::memcpy(text.data(), bytes.data(), bytes.size());
+  return text;
+}
+
+void write_text_file(const fs::path& path, std::string_view text) {
+  AtomicFile file(path);
+  file.write(text);
+  file.commit();
+}
+
+std::string content_hash(std::span<const std::byte> bytes) {
+  const XXH64_hash_t hash = XXH3_64bits(bytes.data(), bytes.size());
+  std::array<char, 17> text{};
+  std::snprintf(text.data(), text.size(), "%016llx", static_cast<unsigned long long>(hash));
+  return std::string(text.data());
+}
+
+std::string file_content_hash(const fs::path& path) { return content_hash(MappedFile(path).bytes()); }
+
+}  // namespace stableqat

@@ -1,0 +1,1 @@
+// Owner of the precompiled LibTorch header; holds no code.

@@ -1,0 +1,1 @@
+stableqat_test(base_test SOURCES unit/error_test.cc unit/file_test.cc LINK stableqat::base)
