@@ -1,0 +1,270 @@
+#include "config/train_config_fields.h"
+
+#include <array>
+
+namespace stableqat {
+
+namespace {
+
+using Method = TrainConfig::Method;
+using ScaleInit = TrainConfig::ScaleInit;
+using ExportGrid = TrainConfig::ExportGrid;
+using Scheduler = TrainConfig::Scheduler;
+using Precision = TrainConfig::Precision;
+using Recompute = TrainConfig::Recompute;
+
+void add_model(TrainConfig::Model& model, std::vector<Field>& rows) {
+  rows.push_back({.key = "model.path",
+                  .target = &model.path,
+                  .help = "Model to start from: Hugging Face folder, GGUF file or checkpoint; required.",
+                  .aliases = {"model_path"}});
+}
+
+void add_quantization(TrainConfig::Quantization& quantization, std::vector<Field>& rows) {
+  rows.insert(
+      rows.end(),
+      {
+          {.key = "quantization.method",
+           .target = one_of(quantization.method, {{"none", Method::kNone},
+                                                  {"ste", Method::kSte},
+                                                  {"stableqat", Method::kStableqat},
+                                                  {"dsq", Method::kDsq},
+                                                  {"seq", Method::kSeq}}),
+           .help = "Quantizer and its gradient: `stableqat` (LSQ with the rotated damped Fourier surrogate), `ste` (LSQ, "
+                   "straight-through), `dsq`, "
+                   "`seq` (stretched elastic), `none` (plain training, goes with 16 bits).",
+           .switches = {{"sine_soft_q.enable", "stableqat", "ste"}, {"dsq", "dsq"}}},
+          {.key = "quantization.bits",
+           .target = one_of(quantization.bits, {{"1", 1},
+                                                {"1.58", TrainConfig::kTernaryBits},
+                                                {"0", TrainConfig::kTernaryBits},
+                                                {"2", 2},
+                                                {"3", 3},
+                                                {"4", 4},
+                                                {"8", 8},
+                                                {"16", TrainConfig::kUnquantizedBits}}),
+           .help = "Bits per weight; `1.58` or `0` is ternary, `16` is unquantized.",
+           .aliases = {"w_bits"}},
+          {.key = "quantization.amplitude",
+           .target = &quantization.amplitude,
+           .help =
+               "Amplitude A of the Fourier surrogate, 0 (equal to `ste`) up to 0.225; a list of several gives each term's own amplitude, "
+               "with sign and 1/(2m+1) included.",
+           .aliases = {"quantization.amplitudes", "sine_soft_q.amplitude"}},
+          {.key = "quantization.order",
+           .target = &quantization.order,
+           .help = "Highest Fourier term M of the surrogate; 0 = one cosine.",
+           .range = kNotNegative},
+          {.key = "quantization.group_size",
+           .target = one_of(quantization.group_size, {{"0", 0}, {"32", 32}, {"64", 64}, {"128", 128}}),
+           .help = "Columns that share a scale; 0 = one scale per row."},
+          {.key = "quantization.scale_init",
+           .target = one_of(quantization.scale_init, {{"absmax", ScaleInit::kAbsmax}, {"mse", ScaleInit::kMse}, {"lsq", ScaleInit::kLsq}}),
+           .help = "Start value of the scales: largest weight, least squared error by search, or LSQ's rule."},
+          {.key = "quantization.export_grid",
+           .target = one_of(quantization.export_grid, {{"fp16", ExportGrid::kFp16}, {"none", ExportGrid::kNone}}),
+           .help =
+               "Keep scales on the values that exported files can store, so that an export changes no weight; `none` = any fp32 value."},
+          {.key = "quantization.layers",
+           .target = &quantization.layers,
+           .help = "Patterns (* and ?) of the linear layers to quantize; empty = all of the decoder blocks."},
+          {.key = "quantization.exclude", .target = &quantization.exclude, .help = "Patterns (* and ?) of layers to leave unquantized."},
+      });
+}
+
+void add_data(TrainConfig::Data& data, std::vector<Field>& rows) {
+  rows.insert(
+      rows.end(),
+      {
+          {.key = "data.train",
+           .target = &data.train,
+           .help = "Training data: token files (PREFIX of PREFIX.bin and PREFIX.idx), or JSON lines and text, which are tokenized first; "
+                   "required."},
+          {.key = "data.valid",
+           .target = &data.valid,
+           .help = "Validation data in the same forms; empty = no evaluation while training.",
+           .aliases = {"eval_data_local_path"}},
+          {.key = "data.sequence_length",
+           .target = &data.sequence_length,
+           .help = "Tokens per training sequence.",
+           .range = kAtLeastOne,
+           .aliases = {"model_max_length"}},
+          {.key = "data.json_key", .target = &data.json_key, .help = "Key that holds the text in JSON lines."},
+          {.key = "data.skip_bad_lines",
+           .target = &data.skip_bad_lines,
+           .help = "Leave out and count unreadable lines instead of stopping at the first."},
+          {.key = "data.max_train_tokens",
+           .target = &data.max_train_tokens,
+           .help = "Budget of training tokens; 0 = no budget.",
+           .range = kNotNegative,
+           .aliases = {"max_train_tokens"}},
+          {.key = "data.shuffle_seed", .target = &data.shuffle_seed, .help = "Seed of the order of the sequences.", .range = kNotNegative},
+      });
+}
+
+void add_train(TrainConfig::Train& train, std::vector<Field>& rows) {
+  rows.insert(
+      rows.end(),
+      {
+          {.key = "train.output_dir",
+           .target = &train.output_dir,
+           .help = "Folder for checkpoints, metrics and the resolved configuration; required."},
+          {.key = "train.micro_batch_size",
+           .target = &train.micro_batch_size,
+           .help = "Sequences per forward pass of one process.",
+           .range = kAtLeastOne,
+           .aliases = {"train.per_device_train_batch_size"}},
+          {.key = "train.gradient_accumulation_steps",
+           .target = &train.gradient_accumulation_steps,
+           .help = "Forward passes per optimizer step.",
+           .range = kAtLeastOne},
+          {.key = "train.max_steps",
+           .target = &train.max_steps,
+           .help = "Optimizer steps of the run, repeating the data as needed; 0 = `train.num_train_epochs` decides.",
+           .range = kNotNegative},
+          {.key = "train.num_train_epochs",
+           .target = &train.num_train_epochs,
+           .help = "Passes over the training data; may be a fraction.",
+           .range = kPositive},
+          {.key = "train.learning_rate", .target = &train.learning_rate, .help = "Peak learning rate of AdamW.", .range = kPositive},
+          {.key = "train.scale_learning_rate_ratio",
+           .target = &train.scale_learning_rate_ratio,
+           .help = "Learning rate of the scales, as a multiple of `train.learning_rate`; 0 = scales keep their start values.",
+           .range = kNotNegative},
+          {.key = "train.lr_scheduler",
+           .target = one_of(train.lr_scheduler,
+                            {{"cosine", Scheduler::kCosine}, {"linear", Scheduler::kLinear}, {"constant", Scheduler::kConstant}}),
+           .help = "Course of the learning rate after warm-up: to 0 along a cosine or a line, or constant.",
+           .aliases = {"train.lr_scheduler_type"}},
+          {.key = "train.warmup_steps",
+           .target = &train.warmup_steps,
+           .help = "Optimizer steps over which the learning rate rises from 0; 0 = none, or `train.warmup_ratio`.",
+           .range = kNotNegative},
+          {.key = "train.warmup_ratio",
+           .target = &train.warmup_ratio,
+           .help = "The same as a share of all steps; 0 = none, or `train.warmup_steps`.",
+           .range = kShare},
+          {.key = "train.weight_decay", .target = &train.weight_decay, .help = "AdamW's decoupled weight decay.", .range = kNotNegative},
+          {.key = "train.adam_beta1",
+           .target = &train.adam_beta1,
+           .help = "Decay of the first moment.",
+           .range = {.min = 0.0, .max = 1.0, .below_max = true}},
+          {.key = "train.adam_beta2",
+           .target = &train.adam_beta2,
+           .help = "Decay of the second moment.",
+           .range = {.min = 0.0, .max = 1.0, .below_max = true}},
+          {.key = "train.adam_epsilon",
+           .target = &train.adam_epsilon,
+           .help = "Added to the root of the second moment.",
+           .range = kPositive},
+          {.key = "train.max_grad_norm",
+           .target = &train.max_grad_norm,
+           .help = "Gradients are scaled down to this global norm; 0 = no clipping.",
+           .range = kNotNegative},
+          {.key = "train.seed",
+           .target = &train.seed,
+           .help = "Seed of everything random except the order of the data.",
+           .range = kNotNegative},
+          {.key = "train.precision",
+           .target = one_of(train.precision, {{"auto", Precision::kAuto},
+                                              {"float32", Precision::kFloat32},
+                                              {"bfloat16", Precision::kBfloat16},
+                                              {"float16", Precision::kFloat16},
+                                              {"float64", Precision::kFloat64}}),
+           .help = "Type of the forward and backward arithmetic; `auto` = bfloat16 where the hardware is fast at it, else float32.",
+           .switches = {{"train.fp16", "float16"}, {"train.bf16", "bfloat16"}}},
+          {.key = "train.recompute",
+           .target = one_of(train.recompute, {{"none", Recompute::kNone}, {"block", Recompute::kBlock}}),
+           .help =
+               "Activations to compute again in the backward pass instead of keeping them: `block` saves memory, costs one forward pass.",
+           .switches = {{"train.gradient_checkpointing", "block", "none"}}},
+          {.key = "train.logging_steps",
+           .target = &train.logging_steps,
+           .help = "Optimizer steps between lines of metrics.",
+           .range = kAtLeastOne},
+          {.key = "train.save_steps",
+           .target = &train.save_steps,
+           .help = "Optimizer steps between checkpoints; 0 = only at the end.",
+           .range = kNotNegative},
+          {.key = "train.save_total_limit",
+           .target = &train.save_total_limit,
+           .help = "Checkpoints to keep, the oldest goes first; 0 = all.",
+           .range = kNotNegative},
+          {.key = "train.eval_steps",
+           .target = &train.eval_steps,
+           .help = "Optimizer steps between evaluations on `data.valid`; 0 = only at the end.",
+           .range = kNotNegative},
+          {.key = "train.eval_tokens",
+           .target = &train.eval_tokens,
+           .help = "Tokens of `data.valid` per evaluation; 0 = all.",
+           .range = kNotNegative},
+          {.key = "train.resume",
+           .target = &train.resume,
+           .help = "`auto` = go on from the newest good checkpoint in `train.output_dir`, `never` = start anew, or a checkpoint folder."},
+          {.key = "train.threads", .target = &train.threads, .help = "CPU threads; 0 = all cores.", .range = kNotNegative},
+      });
+}
+
+void add_distillation(TrainConfig::Distillation& distillation, std::vector<Field>& rows) {
+  rows.insert(rows.end(),
+              {
+                  {.key = "distillation.weight",
+                   .target = &distillation.weight,
+                   .help = "Share of the teacher's loss (forward KL on its logits) in the whole loss; 0 = off, 1 = no data loss.",
+                   .range = kShare},
+                  {.key = "distillation.temperature",
+                   .target = &distillation.temperature,
+                   .help = "Temperature of both distributions in the teacher's loss.",
+                   .range = kPositive},
+                  {.key = "distillation.teacher",
+                   .target = &distillation.teacher,
+                   .help = "Model to learn from; empty = the start model in full precision."},
+              });
+}
+
+constexpr std::string_view kNoMixtures = "mixtures are not supported yet; name the tokenized data by data.train";
+
+}  // namespace
+
+std::vector<Field> fields(TrainConfig& config) {
+  std::vector<Field> rows;
+  add_model(config.model, rows);
+  add_quantization(config.quantization, rows);
+  add_data(config.data, rows);
+  add_train(config.train, rows);
+  add_distillation(config.distillation, rows);
+  return rows;
+}
+
+std::span<const ForeignKey> train_foreign_keys() {
+  static const std::vector<ForeignKey> keys = {
+      {.key = "cache_dir"},
+      {.key = "contain_weight_clip_val"},
+      {.key = "efficient"},
+      {.key = "fineweb_edu_data.data_path", .remedy = kNoMixtures, .replaced_by = "data.train"},
+      {.key = "fineweb_edu_data.mix_ratio", .remedy = kNoMixtures, .replaced_by = "data.train"},
+      {.key = "slimpajama_data.data_path", .remedy = kNoMixtures, .replaced_by = "data.train"},
+      {.key = "slimpajama_data.mix_ratio", .remedy = kNoMixtures, .replaced_by = "data.train"},
+      {.key = "max_eval_samples", .remedy = "not supported; use train.eval_tokens", .accepted = {"-1"}},
+      {.key = "max_train_samples", .remedy = "not supported; use data.max_train_tokens", .accepted = {"-1"}},
+      {.key = "train.do_eval"},
+      {.key = "train.do_train", .remedy = "use `stableqat eval` to evaluate without training", .accepted = {"true", "yes"}},
+      {.key = "train.eval_strategy"},
+      {.key = "train.evaluation_strategy"},
+      {.key = "train.log_on_each_node"},
+      {.key = "train.logging_dir"},
+      {.key = "train.optim",
+       .remedy = "AdamW is the only optimizer",
+       .accepted = {"adamw_torch", "adamw_torch_fused", "adamw_hf", "adamw_apex_fused"}},
+      {.key = "train.per_device_eval_batch_size"},
+      {.key = "train.remove_unused_columns"},
+      {.key = "train.report_to"},
+      {.key = "train.save_strategy"},
+      {.key = "train.tf32"},
+      {.key = "truncate.enable", .remedy = "not supported; data.sequence_length cuts the text into sequences", .accepted = {"false", "no"}},
+      {.key = "truncate.length"},
+  };
+  return keys;
+}
+
+}  // namespace stableqat
