@@ -1,0 +1,94 @@
+// The object that carries quantization-aware training: a weight as master, scales and integer codes.
+//
+// Legend: N rows (out features), M columns (in features), G scales per row.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <cstdint>
+#include <optional>
+#include <string>
+
+#include "stableqat/quant/quantizer_spec.h"
+
+namespace stableqat {
+
+// A quantized weight in training. Once per optimizer step: quantize(); any number of forward and backward passes that multiply with
+// dequantized(), whose gradient accumulates; map_gradient(); an optimizer changes master(), scale() and alpha() in place. The surrogate's
+// map is linear in the gradient, so mapping the sum once is exact.
+//
+// Tensors are dense CPU tensors, all of the master's dtype (float32 or float64) but the codes. Move-only. Not thread-safe; the kernels use
+// OpenMP threads inside. Results do not depend on the number of threads.
+class QuantizedWeight {
+ public:
+  static constexpr double kInitialAlpha = 0.2;
+
+  // Takes `master` [N, M] (no copy when it is contiguous). `scale` [N, G] (or [N, 1] / [N] for one scale per row): without it,
+  // initial_scale() of the master. `alpha` [1] is DSQ's, 0.2 without it. Call quantize() before the first use.
+  // Throws ConfigError for an invalid spec or a group size that does not divide M, DataError for a wrong shape, dtype or device, a scale
+  // that is not finite and positive, or a weight that is not finite. `name` (the layer) goes into messages.
+  QuantizedWeight(at::Tensor master, QuantizerSpec spec, std::optional<at::Tensor> scale = std::nullopt,
+                  std::optional<at::Tensor> alpha = std::nullopt, std::string name = "weight");
+  QuantizedWeight(QuantizedWeight&&) = default;
+  QuantizedWeight& operator=(QuantizedWeight&&) = default;
+
+  // Sets scale() from the master by spec().scale_init.
+  void initialize_scale();
+
+  // master, scale -> codes and dequantized weight, in place. Counts: codes changed since the previous call (0 on the first), weights
+  // outside the quantizer's range. Also kept in last_counts().
+  kernels::QuantizeCounts quantize();
+  const kernels::QuantizeCounts& last_counts() const noexcept { return counts_; }
+
+  // [N, M], codes * step: a leaf that requires grad. Its storage stays the same for the life of the object.
+  const at::Tensor& dequantized() const noexcept { return dequantized_; }
+
+  // Gradients of the trained tensors.
+  struct Gradients {
+    at::Tensor master;  // [N, M]
+    at::Tensor scale;   // [N, G]
+    at::Tensor alpha;   // [1]; undefined unless DSQ
+  };
+
+  // Maps the accumulated gradient of dequantized() (none = zero) to gradients of master, scale and alpha, at the scale that quantize() used
+  // and the present master: call it before the optimizer changes them. Does not change the accumulated gradient.
+  Gradients map_gradient() const;
+  // The same, but the accumulated gradient's memory becomes the master's gradient, and dequantized() has no gradient afterwards.
+  Gradients take_gradient();
+  // Forgets the accumulated gradient; its memory is kept (zeroed) for the next step.
+  void clear_gradient();
+
+  const QuantizerSpec& spec() const noexcept { return spec_; }
+  const std::string& name() const noexcept { return name_; }
+  std::int64_t rows() const { return master_.size(0); }
+  std::int64_t columns() const { return master_.size(1); }
+  std::int64_t scales_per_row() const { return scale_.size(1); }
+
+  // The trained tensors, for an optimizer or a checkpoint to read and write in place: [N, M], [N, G], [1] (alpha: undefined unless DSQ).
+  const at::Tensor& master() const noexcept { return master_; }
+  const at::Tensor& scale() const noexcept { return scale_; }
+  const at::Tensor& alpha() const noexcept { return alpha_; }
+
+  // int8 [N, M], from the last quantize().
+  const at::Tensor& codes() const noexcept { return codes_; }
+  // [N, G], new tensor: w_q = code * step, exactly. What exporters write as the scale (fp16 values when spec().fp16_scales).
+  at::Tensor step() const;
+  // [N, G], new tensor: the scale that x = w / scale uses: max(scale, 1e-5), moved with the step to the fp16 grid.
+  at::Tensor effective_scale() const;
+
+ private:
+  void map_gradient_into(const at::Tensor& incoming, Gradients& gradients) const;
+
+  QuantizerSpec spec_;
+  kernels::QuantRule rule_;
+  std::string name_;
+  at::Tensor master_;
+  at::Tensor scale_;
+  at::Tensor alpha_;
+  at::Tensor codes_;
+  at::Tensor dequantized_;
+  kernels::QuantizeCounts counts_;
+  bool quantized_once_ = false;
+};
+
+}  // namespace stableqat

@@ -1,0 +1,137 @@
+#include "stableqat/kernels/ref/fake_quantize.h"
+
+#include <vector>
+
+#include "stableqat/kernels/quant_math.h"
+
+namespace stableqat::kernels {
+namespace {
+
+template <class T>
+QuantizeCounts quantize_row(const QuantElement<T>& element, std::int64_t columns, const T* weight, T scale, std::int8_t* codes,
+                            T* dequantized) {
+  const T step = element.step(scale);
+  const T divisor = element.effective_scale(scale);
+  QuantizeCounts counts;
+  for (std::int64_t j = 0; j < columns; ++j) {
+    const T x = weight[j] / divisor;
+    const T code = element.code(x);
+    const auto stored = static_cast<std::int8_t>(code);
+    counts.changed += stored != codes[j];
+    counts.clipped += !element.inside(x);
+    codes[j] = stored;
+    dequantized[j] = code * step;
+  }
+  return counts;
+}
+
+// Returns the row's scale gradient before the factor.
+template <class T>
+double fourier_row(const QuantElement<T>& element, bool straight_through, std::int64_t columns, const T* weight, T scale, const T* gradient,
+                   T* weight_gradient) {
+  const T divisor = element.effective_scale(scale);
+  double scale_sum = 0;
+  for (std::int64_t j = 0; j < columns; ++j) {
+    const T x = weight[j] / divisor;
+    const T incoming = gradient[j];
+    scale_sum += static_cast<double>(incoming * element.scale_slope(x, element.code(x)));
+    const T slope = straight_through ? T(1) : element.slope(x);
+    weight_gradient[j] = element.inside(x) ? incoming * slope : T(0);
+  }
+  return scale_sum;
+}
+
+struct SoftSums {
+  double scale = 0;
+  double alpha = 0;
+};
+
+template <class T>
+SoftSums soft_row(const QuantElement<T>& element, const SoftStaircase<T>& staircase, std::int64_t columns, const T* weight, T scale,
+                  const T* gradient, T* weight_gradient) {
+  const T divisor = element.effective_scale(scale);
+  SoftSums sums;
+  for (std::int64_t j = 0; j < columns; ++j) {
+    const T x = weight[j] / divisor;
+    const T incoming = gradient[j];
+    const T code = element.code(x);
+    if (element.inside(x)) {
+      const auto slopes = staircase.slopes(x);
+      weight_gradient[j] = incoming * slopes.x;
+      sums.scale += static_cast<double>(incoming * (code - x * slopes.x));
+      sums.alpha += static_cast<double>(incoming * divisor * slopes.alpha);
+    } else {
+      weight_gradient[j] = T(0);
+      sums.scale += static_cast<double>(incoming * code);
+    }
+  }
+  return sums;
+}
+
+}  // namespace
+
+template <class T>
+QuantizeCounts fake_quantize_ref(const QuantRule& rule, std::int64_t rows, std::int64_t columns, const T* weight, const T* scale,
+                                 std::int8_t* codes, T* dequantized) {
+  const QuantElement<T> element(rule);
+  std::int64_t changed = 0;
+  std::int64_t clipped = 0;
+#pragma omp parallel for schedule(static) reduction(+ : changed, clipped)
+  for (std::int64_t row = 0; row < rows; ++row) {
+    const std::int64_t begin = row * columns;
+    const QuantizeCounts counts = quantize_row(element, columns, weight + begin, scale[row], codes + begin, dequantized + begin);
+    changed += counts.changed;
+    clipped += counts.clipped;
+  }
+  return {changed, clipped};
+}
+
+template <class T>
+void surrogate_backward_ref(const QuantRule& rule, std::int64_t rows, std::int64_t columns, const T* weight, const T* scale, T alpha,
+                            double scale_factor, const T* dequantized_gradient, T* weight_gradient, T* scale_gradient, T* alpha_gradient) {
+  const QuantElement<T> element(rule);
+  if (!rule.is_soft) {
+    const bool straight_through = rule.amplitude_count == 0;
+#pragma omp parallel for schedule(static)
+    for (std::int64_t row = 0; row < rows; ++row) {
+      const std::int64_t begin = row * columns;
+      scale_gradient[row] = static_cast<T>(scale_factor * fourier_row(element, straight_through, columns, weight + begin, scale[row],
+                                                                      dequantized_gradient + begin, weight_gradient + begin));
+    }
+    return;
+  }
+  const SoftStaircase<T> staircase(alpha);
+  std::vector<double> alpha_of_row(static_cast<std::size_t>(rows));  // summed in row order below, whatever the number of threads
+#pragma omp parallel for schedule(static)
+  for (std::int64_t row = 0; row < rows; ++row) {
+    const std::int64_t begin = row * columns;
+    const SoftSums sums =
+        soft_row(element, staircase, columns, weight + begin, scale[row], dequantized_gradient + begin, weight_gradient + begin);
+    scale_gradient[row] = static_cast<T>(scale_factor * sums.scale);
+    alpha_of_row[static_cast<std::size_t>(row)] = sums.alpha;
+  }
+  double alpha_sum = 0;
+  for (const double term : alpha_of_row) alpha_sum += term;
+  *alpha_gradient = static_cast<T>(alpha_sum);
+}
+
+template <class T>
+void resolve_scales(const QuantRule& rule, std::int64_t count, const T* scale, T* steps, T* effective) {
+  const QuantElement<T> element(rule);
+  for (std::int64_t i = 0; i < count; ++i) {
+    const T raw = scale[i];
+    if (steps != nullptr) steps[i] = element.step(raw);
+    if (effective != nullptr) effective[i] = element.effective_scale(raw);
+  }
+}
+
+#define STABLEQAT_INSTANTIATE(T)                                                                                                         \
+  template QuantizeCounts fake_quantize_ref<T>(const QuantRule&, std::int64_t, std::int64_t, const T*, const T*, std::int8_t*, T*);      \
+  template void surrogate_backward_ref<T>(const QuantRule&, std::int64_t, std::int64_t, const T*, const T*, T, double, const T*, T*, T*, \
+                                          T*);                                                                                           \
+  template void resolve_scales<T>(const QuantRule&, std::int64_t, const T*, T*, T*);
+STABLEQAT_INSTANTIATE(float)
+STABLEQAT_INSTANTIATE(double)
+#undef STABLEQAT_INSTANTIATE
+
+}  // namespace stableqat::kernels

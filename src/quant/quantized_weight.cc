@@ -1,0 +1,128 @@
+#include "stableqat/quant/quantized_weight.h"
+
+#include <ATen/core/grad_mode.h>
+#include <ATen/ops/empty_like.h>
+#include <ATen/ops/full.h>
+#include <ATen/ops/isfinite.h>
+#include <ATen/ops/zeros.h>
+#include <ATen/ops/zeros_like.h>
+
+#include <utility>
+
+#include "quant/tensor_dispatch.h"
+#include "stableqat/base/error.h"
+#include "stableqat/kernels/ref/fake_quantize.h"
+#include "stableqat/quant/scale_init.h"
+
+namespace stableqat {
+namespace {
+
+void require_finite(const at::Tensor& tensor, const std::string& where) {
+  if (at::isfinite(tensor).all().item<bool>()) return;
+  throw DataError({where, "NaN or infinite values", "finite values", "the file is damaged or training diverged before it was written"});
+}
+
+// The caller's scale as a dense [N, G] tensor of the master's dtype.
+at::Tensor checked_scale(const at::Tensor& scale, const at::Tensor& master, std::int64_t scales_per_row, const std::string& name) {
+  const std::int64_t rows = master.size(0);
+  if (scale.numel() != rows * scales_per_row || (scale.dim() > 0 && scale.size(0) != rows)) {
+    throw DataError({name + " scale", std::to_string(scale.numel()) + " values",
+                     std::to_string(rows) + " x " + std::to_string(scales_per_row), "bits or group_size differ from the checkpoint's"});
+  }
+  const at::Tensor dense = scale.detach().to(master.options()).reshape({rows, scales_per_row}).contiguous();
+  require_finite(dense, name + " scale");
+  return dense;
+}
+
+}  // namespace
+
+QuantizedWeight::QuantizedWeight(at::Tensor master, QuantizerSpec spec, std::optional<at::Tensor> scale, std::optional<at::Tensor> alpha,
+                                 std::string name)
+    : spec_(std::move(spec)), name_(std::move(name)) {
+  const at::NoGradGuard no_grad;
+  spec_.validate();
+  rule_ = spec_.rule();
+  detail::require_matrix(master, name_);
+  master_ = master.detach().contiguous();
+  require_finite(master_, name_);
+  const std::int64_t groups = spec_.scales_per_row(columns(), name_);
+  scale_ = scale ? checked_scale(*scale, master_, groups, name_) : initial_scale(master_, spec_, name_);
+  if (rule_.is_soft) {
+    alpha_ = alpha ? alpha->detach().to(master_.options()).reshape({1}).contiguous() : at::full({1}, kInitialAlpha, master_.options());
+    require_finite(alpha_, name_ + " alpha");
+  }
+  codes_ = at::zeros(master_.sizes(), master_.options().dtype(at::kChar));
+  dequantized_ = at::empty_like(master_).set_requires_grad(true);
+}
+
+void QuantizedWeight::initialize_scale() {
+  const at::NoGradGuard no_grad;
+  scale_.copy_(initial_scale(master_, spec_, name_));
+}
+
+kernels::QuantizeCounts QuantizedWeight::quantize() {
+  detail::with_float_type(master_, [this](auto type) {
+    using T = decltype(type);
+    const std::int64_t segments = scale_.numel();
+    counts_ =
+        kernels::fake_quantize_ref<T>(rule_, segments, master_.numel() / segments, master_.const_data_ptr<T>(), scale_.const_data_ptr<T>(),
+                                      codes_.mutable_data_ptr<std::int8_t>(), dequantized_.mutable_data_ptr<T>());
+  });
+  if (!quantized_once_) counts_.changed = 0;
+  quantized_once_ = true;
+  return counts_;
+}
+
+void QuantizedWeight::map_gradient_into(const at::Tensor& incoming, Gradients& gradients) const {
+  detail::with_float_type(master_, [&](auto type) {
+    using T = decltype(type);
+    const std::int64_t segments = scale_.numel();
+    kernels::surrogate_backward_ref<T>(rule_, segments, master_.numel() / segments, master_.const_data_ptr<T>(), scale_.const_data_ptr<T>(),
+                                       rule_.is_soft ? *alpha_.const_data_ptr<T>() : T(0), spec_.scale_gradient_factor(master_.numel()),
+                                       incoming.const_data_ptr<T>(), gradients.master.mutable_data_ptr<T>(),
+                                       gradients.scale.mutable_data_ptr<T>(),
+                                       rule_.is_soft ? gradients.alpha.mutable_data_ptr<T>() : nullptr);
+  });
+}
+
+QuantizedWeight::Gradients QuantizedWeight::map_gradient() const {
+  const at::NoGradGuard no_grad;
+  const at::Tensor& accumulated = dequantized_.grad();
+  Gradients gradients{at::zeros_like(master_), at::zeros_like(scale_), rule_.is_soft ? at::zeros_like(alpha_) : at::Tensor()};
+  if (accumulated.defined()) map_gradient_into(accumulated.contiguous(), gradients);
+  return gradients;
+}
+
+QuantizedWeight::Gradients QuantizedWeight::take_gradient() {
+  const at::NoGradGuard no_grad;
+  const at::Tensor accumulated = std::exchange(dequantized_.mutable_grad(), at::Tensor());
+  if (!accumulated.defined()) return map_gradient();
+  Gradients gradients{accumulated.contiguous(), at::zeros_like(scale_), rule_.is_soft ? at::zeros_like(alpha_) : at::Tensor()};
+  map_gradient_into(gradients.master, gradients);
+  return gradients;
+}
+
+void QuantizedWeight::clear_gradient() {
+  const at::NoGradGuard no_grad;
+  if (dequantized_.grad().defined()) dequantized_.mutable_grad().zero_();
+}
+
+at::Tensor QuantizedWeight::step() const {
+  at::Tensor steps = at::empty_like(scale_);
+  detail::with_float_type(scale_, [&](auto type) {
+    using T = decltype(type);
+    kernels::resolve_scales<T>(rule_, scale_.numel(), scale_.const_data_ptr<T>(), steps.mutable_data_ptr<T>(), nullptr);
+  });
+  return steps;
+}
+
+at::Tensor QuantizedWeight::effective_scale() const {
+  at::Tensor scales = at::empty_like(scale_);
+  detail::with_float_type(scale_, [&](auto type) {
+    using T = decltype(type);
+    kernels::resolve_scales<T>(rule_, scale_.numel(), scale_.const_data_ptr<T>(), nullptr, scales.mutable_data_ptr<T>());
+  });
+  return scales;
+}
+
+}  // namespace stableqat

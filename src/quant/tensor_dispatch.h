@@ -1,0 +1,27 @@
+// From tensors to raw-pointer kernels.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <string>
+
+#include "stableqat/base/error.h"
+
+namespace stableqat::detail {
+
+// Calls function(T{}) with the C++ type of a float32 or float64 tensor.
+template <class Function>
+decltype(auto) with_float_type(const at::Tensor& tensor, Function&& function) {
+  if (tensor.scalar_type() == at::kDouble) return function(double{});
+  return function(float{});
+}
+
+// Throws DataError unless the tensor is a float32 or float64 matrix on the CPU.
+inline void require_matrix(const at::Tensor& tensor, const std::string& where) {
+  const bool is_float = tensor.defined() && (tensor.scalar_type() == at::kFloat || tensor.scalar_type() == at::kDouble);
+  if (is_float && tensor.dim() == 2 && tensor.device().is_cpu()) return;
+  throw DataError({where, tensor.defined() ? tensor.toString() + " tensor of " + std::to_string(tensor.dim()) + " dimensions" : "no tensor",
+                   "a float32 or float64 matrix on the CPU", ""});
+}
+
+}  // namespace stableqat::detail
