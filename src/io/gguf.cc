@@ -236,7 +236,10 @@ void place_tensors(std::vector<GgufTensor>& tensors, const Cursor& cursor, std::
   if (tensors.empty()) return;
   const std::uint64_t data_start = padded(cursor.position(), alignment);
   const std::uint64_t file_size = cursor.position() + cursor.remaining();
-  const std::uint64_t data_size = file_size - std::min(data_start, file_size);
+  if (data_start > file_size) {
+    cursor.fail("data section", "a file of " + std::to_string(file_size) + " bytes", "data from byte " + std::to_string(data_start));
+  }
+  const std::uint64_t data_size = file_size - data_start;
   std::uint64_t expected = 0;
   GgufTensor* unknown = nullptr;  // the tensor before, if its size is not known
   for (GgufTensor& tensor : tensors) {
