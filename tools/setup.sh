@@ -17,7 +17,7 @@ setup_packages=(
   python3 python3-pip unzip ca-certificates                                             # wheels
   libcli11-dev libfmt-dev libspdlog-dev libyaml-cpp-dev nlohmann-json3-dev              # program
   libxxhash-dev libzstd-dev liblzma-dev zlib1g-dev libpcre2-dev                         # files and text
-  libgtest-dev                                                                          # tests
+  libgtest-dev libssl-dev                                                                          # tests
 )
 setup_lock="$(cd "$(dirname "${BASH_SOURCE[0]}")/../cmake" && pwd)/wheels.lock"
 

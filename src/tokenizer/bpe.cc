@@ -1,0 +1,148 @@
+#include "tokenizer/bpe.h"
+
+#include <algorithm>
+#include <bit>
+#include <functional>
+#include <limits>
+#include <queue>
+
+#include "stableqat/base/error.h"
+
+namespace stableqat {
+
+namespace {
+
+// Up to this many bytes, looking through all pairs for the best one is faster than keeping a heap.
+constexpr std::size_t kShortWord = 64;
+
+}  // namespace
+
+MergeTable::MergeTable(const std::vector<Merge>& merges) {
+  const std::size_t size = std::bit_ceil(2 * merges.size() + 2);
+  slots_.resize(size);
+  mask_ = size - 1;
+  shift_ = 64 - std::countr_zero(size);
+  for (std::size_t rank = 0; rank < merges.size(); ++rank) {
+    const Merge& merge = merges[rank];
+    std::size_t i = home(merge.left, merge.right);
+    while (slots_[i].found.rank != kNoMerge && (slots_[i].left != merge.left || slots_[i].right != merge.right)) i = (i + 1) & mask_;
+    slots_[i] = {merge.left, merge.right, {static_cast<std::uint32_t>(rank), merge.result}};
+  }
+}
+
+BytePairEncoder::BytePairEncoder(const TokenizerSpec& spec, const TokenTable& bytes, const std::vector<bool>& mergeable)
+    : merges_(spec.merges), unknown_id_(spec.unknown_id.value_or(-1)), fuse_unknown_(spec.fuse_unknown), whole_words_(bytes, bytes.size()) {
+  byte_ids_.fill(-1);
+  const auto count = static_cast<std::int32_t>(bytes.size());
+  for (std::int32_t id = 0; id < count; ++id) {
+    if (mergeable[static_cast<std::size_t>(id)] && bytes[id].size() == 1) byte_ids_[static_cast<std::uint8_t>(bytes[id][0])] = id;
+  }
+  std::vector<std::int32_t> ids;
+  for (std::int32_t id = 0; id < count; ++id) {
+    if (!mergeable[static_cast<std::size_t>(id)]) continue;
+    ids.clear();
+    if (!spec.ignore_merges) merge(bytes[id], ids);
+    if (spec.ignore_merges || (ids.size() == 1 && ids[0] == id)) whole_words_.insert(id);
+  }
+}
+
+void BytePairEncoder::encode(std::string_view word, std::vector<std::int32_t>& ids) const {
+  const std::int32_t whole = whole_words_.find(word);
+  if (whole >= 0) {
+    ids.push_back(whole);
+  } else {
+    merge(word, ids);
+  }
+}
+
+std::size_t BytePairEncoder::start(std::string_view word, std::int32_t* symbols) const {
+  std::size_t count = 0;
+  bool after_unknown = false;
+  for (const char c : word) {
+    std::int32_t id = byte_ids_[static_cast<std::uint8_t>(c)];
+    const bool unknown = id < 0;
+    if (unknown && !(after_unknown && fuse_unknown_)) id = unknown_id_;
+    after_unknown = unknown;
+    if (id >= 0) symbols[count++] = id;
+  }
+  return count;
+}
+
+void BytePairEncoder::merge(std::string_view word, std::vector<std::int32_t>& ids) const {
+  if (word.size() > kShortWord) return merge_long(word, ids);
+  std::array<std::int32_t, kShortWord> symbols;
+  std::array<std::uint32_t, kShortWord> ranks;  // of symbol i with the next one
+  std::array<std::int32_t, kShortWord> results;
+  std::size_t count = start(word, symbols.data());
+  const auto look_up = [&](std::size_t i) {
+    const MergeTable::Found found = merges_.find(symbols[i], symbols[i + 1]);
+    ranks[i] = found.rank;
+    results[i] = found.result;
+  };
+  for (std::size_t i = 0; i + 1 < count; ++i) look_up(i);
+  while (count > 1) {
+    const auto pairs_end = ranks.begin() + static_cast<std::ptrdiff_t>(count - 1);
+    const auto best = static_cast<std::size_t>(std::min_element(ranks.begin(), pairs_end) - ranks.begin());
+    if (ranks[best] == MergeTable::kNoMerge) break;
+    symbols[best] = results[best];
+    --count;
+    for (std::size_t i = best + 1; i < count; ++i) {
+      symbols[i] = symbols[i + 1];
+      ranks[i - 1] = ranks[i];
+      results[i - 1] = results[i];
+    }
+    if (best > 0) look_up(best - 1);
+    if (best + 1 < count) look_up(best);
+  }
+  ids.insert(ids.end(), symbols.begin(), symbols.begin() + static_cast<std::ptrdiff_t>(count));
+}
+
+// A heap of the pairs, by rank and then position, over a linked list of symbols: n log n.
+void BytePairEncoder::merge_long(std::string_view word, std::vector<std::int32_t>& ids) const {
+  if (word.size() > std::numeric_limits<std::uint32_t>::max() / 2) {
+    throw DataError({"text", "a word of " + std::to_string(word.size()) + " bytes", "words below 2 GiB", "check that the input is text"});
+  }
+  struct Symbol {
+    std::int32_t id;
+    std::uint32_t previous;
+    std::uint32_t next;
+    std::uint32_t rank;  // of the pair with the next symbol
+  };
+  constexpr std::uint32_t kNone = std::numeric_limits<std::uint32_t>::max();
+  std::vector<std::int32_t> first_ids(word.size());
+  const auto count = static_cast<std::uint32_t>(start(word, first_ids.data()));
+  std::vector<Symbol> symbols(count);
+  for (std::uint32_t i = 0; i < count; ++i)
+    symbols[i] = {first_ids[i], i == 0 ? kNone : i - 1, i + 1 < count ? i + 1 : kNone, MergeTable::kNoMerge};
+
+  // An entry is stale once the pair at its position has another rank.
+  using Entry = std::uint64_t;  // rank << 32 | position
+  std::vector<Entry> entries;
+  const auto update = [&](std::uint32_t i) -> bool {
+    Symbol& symbol = symbols[i];
+    symbol.rank = symbol.next == kNone ? MergeTable::kNoMerge : merges_.find(symbol.id, symbols[symbol.next].id).rank;
+    return symbol.rank != MergeTable::kNoMerge;
+  };
+  const auto entry = [&](std::uint32_t i) { return static_cast<Entry>(symbols[i].rank) << 32 | i; };
+  for (std::uint32_t i = 0; i < count; ++i) {
+    if (update(i)) entries.push_back(entry(i));
+  }
+  std::priority_queue<Entry, std::vector<Entry>, std::greater<>> heap(std::greater<>{}, std::move(entries));
+  while (!heap.empty()) {
+    const auto rank = static_cast<std::uint32_t>(heap.top() >> 32);
+    const auto i = static_cast<std::uint32_t>(heap.top());
+    heap.pop();
+    Symbol& left = symbols[i];
+    if (left.rank != rank) continue;
+    Symbol& right = symbols[left.next];
+    left.id = merges_.find(left.id, right.id).result;
+    right.rank = MergeTable::kNoMerge;
+    left.next = right.next;
+    if (left.next != kNone) symbols[left.next].previous = i;
+    if (update(i)) heap.push(entry(i));
+    if (left.previous != kNone && update(left.previous)) heap.push(entry(left.previous));
+  }
+  for (std::uint32_t i = count > 0 ? 0 : kNone; i != kNone; i = symbols[i].next) ids.push_back(symbols[i].id);
+}
+
+}  // namespace stableqat

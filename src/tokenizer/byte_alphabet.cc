@@ -1,0 +1,58 @@
+#include "tokenizer/byte_alphabet.h"
+
+#include <array>
+
+#include "tokenizer/utf8.h"
+
+namespace stableqat {
+
+namespace {
+
+constexpr char32_t kShift = 0x100;
+
+constexpr bool stands_for_itself(char32_t byte) {
+  return (byte >= 0x21 && byte <= 0x7E) || (byte >= 0xA1 && byte <= 0xAC) || (byte >= 0xAE && byte <= 0xFF);
+}
+
+struct Alphabet {
+  std::array<char32_t, 256> character{};
+  std::array<std::int16_t, 2 * kShift> byte{};  // by code point; -1 = none
+};
+
+constexpr Alphabet make_alphabet() {
+  Alphabet alphabet;
+  alphabet.byte.fill(-1);
+  char32_t next = kShift;
+  for (char32_t byte = 0; byte < 256; ++byte) {
+    const char32_t character = stands_for_itself(byte) ? byte : next++;
+    alphabet.character[byte] = character;
+    alphabet.byte[character] = static_cast<std::int16_t>(byte);
+  }
+  return alphabet;
+}
+
+constexpr Alphabet kAlphabet = make_alphabet();
+
+}  // namespace
+
+std::string spell_byte(std::uint8_t byte) {
+  const char32_t character = kAlphabet.character[byte];
+  if (character < 0x80) return std::string(1, static_cast<char>(character));
+  return {static_cast<char>(0xC0 | (character >> 6)), static_cast<char>(0x80 | (character & 0x3F))};
+}
+
+std::optional<std::string> unspell(std::string_view spelled) {
+  std::string bytes;
+  bytes.reserve(spelled.size());
+  const char* at = spelled.data();
+  const char* const end = at + spelled.size();
+  while (at != end) {
+    const Utf8Character character = read_utf8(at, end);
+    if (character.code_point >= kAlphabet.byte.size() || kAlphabet.byte[character.code_point] < 0) return std::nullopt;
+    bytes.push_back(static_cast<char>(kAlphabet.byte[character.code_point]));
+    at += character.length;
+  }
+  return bytes;
+}
+
+}  // namespace stableqat

@@ -1,0 +1,134 @@
+// Keys: ggml's docs/gguf.md, "Tokenizer"; the rules behind each value of tokenizer.ggml.pre: llama.cpp, llama_vocab::impl::load.
+#include <string_view>
+#include <unordered_set>
+
+#include "stableqat/base/error.h"
+#include "tokenizer/readers.h"
+#include "tokenizer/utf8.h"
+
+namespace stableqat {
+
+namespace {
+
+constexpr std::string_view kPrefix = "tokenizer.ggml.";
+// Values of tokenizer.ggml.token_type that are not plain vocabulary.
+constexpr std::int64_t kControl = 3;
+constexpr std::int64_t kUserDefined = 4;
+
+struct KnownRules {
+  std::string_view name;
+  PreTokenizer pre_tokenizer;
+  bool ignore_merges;
+  bool adds_bos;  // where the file does not say
+};
+
+constexpr KnownRules kKnownRules[] = {
+    {"smollm", {true, WordPattern::kGpt2}, false, false},
+    {"gpt-2", {false, WordPattern::kGpt2}, false, false},
+    {"llama-bpe", {false, WordPattern::kLlama3}, true, true},
+};
+
+std::string key_of(std::string_view name) { return std::string(kPrefix) + std::string(name); }
+
+const KnownRules& rules_of(const GgufFile& file) {
+  const std::string where = file.path().string();
+  const auto model = file.get_string(key_of("model"));
+  if (!model)
+    throw DataError(
+        {where, "no key " + key_of("model"), "a model file with its tokenizer", "convert the model again, vocabulary included"});
+  if (*model != "gpt2") {
+    throw ConfigError(
+        {where + ", " + key_of("model"), "\"" + *model + "\"", "\"gpt2\" (byte-level BPE)", "use a model with such a tokenizer"});
+  }
+  const auto pre = file.get_string(key_of("pre"));
+  for (const KnownRules& rules : kKnownRules) {
+    if (pre == rules.name) return rules;
+  }
+  std::string names;
+  for (const KnownRules& rules : kKnownRules) names += (names.empty() ? "" : ", ") + std::string(rules.name);
+  throw ConfigError({where + ", " + key_of("pre"), pre ? "\"" + *pre + "\"" : "nothing", "one of " + names,
+                     "start from the model's Hugging Face folder instead"});
+}
+
+void read_vocabulary(const GgufFile& file, TokenizerSpec& spec) {
+  const auto* tokens = file.get_strings(key_of("tokens"));
+  const auto* types = file.get_ints(key_of("token_type"));
+  if (tokens == nullptr || tokens->empty())
+    throw DataError({spec.source, "no key " + key_of("tokens"), "a vocabulary", "convert the model again"});
+  if (types != nullptr && types->size() != tokens->size()) {
+    throw DataError({spec.source + ", " + key_of("token_type"), std::to_string(types->size()) + " entries", std::to_string(tokens->size()),
+                     "convert the model again"});
+  }
+  spec.spelled = *tokens;
+  std::unordered_set<std::string_view> seen;
+  for (std::size_t id = 0; id < spec.spelled.size(); ++id) {
+    const std::string& token = spec.spelled[id];
+    if (!is_utf8(token)) {
+      throw DataError({spec.source + ", " + key_of("tokens") + "[" + std::to_string(id) + "]", "bytes that are not UTF-8",
+                       "tokens in byte-to-unicode spelling", "convert the model again"});
+    }
+    if (token.empty() || !seen.insert(token).second) {
+      throw DataError({spec.source + ", " + key_of("tokens") + "[" + std::to_string(id) + "]",
+                       token.empty() ? "an empty token" : "token \"" + token + "\" for the second time", "unique tokens",
+                       "convert the model again"});
+    }
+    const std::int64_t type = types == nullptr ? 1 : (*types)[id];
+    if (type != kControl && type != kUserDefined) continue;
+    AddedToken added;
+    added.id = static_cast<std::int32_t>(id);
+    added.text = token;
+    added.special = type == kControl;
+    spec.added.push_back(std::move(added));
+  }
+}
+
+void read_merges(const GgufFile& file, TokenizerSpec& spec) {
+  const auto* lines = file.get_strings(key_of("merges"));
+  if (lines == nullptr)
+    throw DataError({spec.source, "no key " + key_of("merges"), "the merges of a BPE tokenizer", "convert the model again"});
+  std::vector<std::pair<std::string, std::string>> merges;
+  merges.reserve(lines->size());
+  for (std::size_t rank = 0; rank < lines->size(); ++rank) {
+    const std::string& line = (*lines)[rank];
+    const std::size_t blank = line.find(' ', 1);
+    if (blank == std::string::npos || blank + 1 == line.size()) {
+      throw DataError({spec.source + ", " + key_of("merges") + "[" + std::to_string(rank) + "]", "\"" + line + "\"",
+                       "two tokens with a blank between", "convert the model again"});
+    }
+    merges.emplace_back(line.substr(0, blank), line.substr(blank + 1));
+  }
+  resolve_merges(spec, merges);
+}
+
+std::optional<std::int32_t> read_id(const GgufFile& file, const TokenizerSpec& spec, std::string_view name) {
+  const auto id = file.get_int(key_of(name));
+  if (!id) return std::nullopt;
+  const auto count = static_cast<std::int64_t>(spec.spelled.size());
+  if (*id < 0 || *id >= count) {
+    throw DataError(
+        {spec.source + ", " + key_of(name), std::to_string(*id), "an id below " + std::to_string(count), "convert the model again"});
+  }
+  return static_cast<std::int32_t>(*id);
+}
+
+}  // namespace
+
+TokenizerSpec read_gguf_tokenizer(const GgufFile& file) {
+  TokenizerSpec spec;
+  spec.source = file.path().string();
+  const KnownRules& rules = rules_of(file);
+  spec.pre_tokenizer = rules.pre_tokenizer;
+  spec.ignore_merges = rules.ignore_merges;
+  read_vocabulary(file, spec);
+  read_merges(file, spec);
+  spec.bos_id = read_id(file, spec, "bos_token_id");
+  spec.eos_id = read_id(file, spec, "eos_token_id");
+  spec.pad_id = read_id(file, spec, "padding_token_id");
+  spec.named_unknown_id = read_id(file, spec, "unknown_token_id");
+  if (spec.bos_id && file.get_bool(key_of("add_bos_token")).value_or(rules.adds_bos)) spec.prefix = {*spec.bos_id};
+  if (spec.eos_id && file.get_bool(key_of("add_eos_token")).value_or(false)) spec.suffix = {*spec.eos_id};
+  spec.chat_template = file.get_string("tokenizer.chat_template").value_or("");
+  return spec;
+}
+
+}  // namespace stableqat

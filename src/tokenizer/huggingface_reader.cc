@@ -1,0 +1,329 @@
+// tokenizer.json: the serialization of Hugging Face's `tokenizers` (its docs, "Components"); tokenizer_config.json: that of `transformers`.
+#include <algorithm>
+#include <array>
+#include <map>
+#include <nlohmann/json.hpp>
+#include <string_view>
+
+#include "stableqat/base/error.h"
+#include "stableqat/base/file.h"
+#include "tokenizer/readers.h"
+
+namespace stableqat {
+
+namespace {
+
+using Json = nlohmann::json;
+namespace fs = std::filesystem;
+
+// What a model folder may hold that belongs to its tokenizer.
+constexpr std::array<std::string_view, 8> kTokenizerFiles = {"tokenizer.json",
+                                                             "tokenizer_config.json",
+                                                             "special_tokens_map.json",
+                                                             "added_tokens.json",
+                                                             "chat_template.json",
+                                                             "chat_template.jinja",
+                                                             "vocab.json",
+                                                             "merges.txt"};
+
+constexpr int kDeepestSequence = 8;
+
+Json parse_json(const std::string& text, const std::string& where) {
+  try {
+    return Json::parse(text);
+  } catch (const Json::exception& error) {
+    throw DataError({where, error.what(), "valid JSON", "fetch the file again"});
+  }
+}
+
+// The member, or null.
+const Json& member(const Json& object, const char* key) {
+  static const Json kNull;
+  const auto found = object.find(key);
+  return found == object.end() ? kNull : *found;
+}
+
+bool flag(const Json& object, const char* key, bool absent) {
+  const Json& value = member(object, key);
+  return value.is_null() ? absent : value.get<bool>();
+}
+
+class Reader {
+ public:
+  explicit Reader(const fs::path& file) { spec_.source = file.string(); }
+
+  TokenizerSpec read(const Json& root) {
+    try {
+      reject_unless(member(root, "normalizer"), "normalizer", is_nothing(member(root, "normalizer")), "none");
+      read_model(member(root, "model"));
+      read_added_tokens(member(root, "added_tokens"));
+      check_unique();
+      resolve_merges(spec_, merges_);
+      read_pre_tokenizer(member(root, "pre_tokenizer"));
+      read_post_processor(member(root, "post_processor"), 0);
+      const Json& decoder = member(root, "decoder");
+      reject_unless(decoder, "decoder", decoder.is_null() || type_of(decoder) == "ByteLevel", "ByteLevel");
+    } catch (const Json::exception& error) {
+      throw DataError({spec_.source, error.what(), "a tokenizer.json of Hugging Face's tokenizers", "fetch the file again"});
+    }
+    return std::move(spec_);
+  }
+
+ private:
+  static std::string type_of(const Json& step) { return step.is_object() ? step.value("type", "") : ""; }
+
+  static bool is_nothing(const Json& step) {
+    return step.is_null() || (type_of(step) == "Sequence" && member(step, "normalizers").is_array() && member(step, "normalizers").empty());
+  }
+
+  [[noreturn]] void reject(const std::string& part, const std::string& found, const std::string& expected) const {
+    throw ConfigError(
+        {spec_.source + ", " + part, found, expected, "this tokenizer is not supported; use a model with a byte-level BPE tokenizer"});
+  }
+
+  void reject_unless(const Json& step, const std::string& part, bool supported, const std::string& expected) const {
+    if (supported) return;
+    const std::string text = step.dump();
+    reject(part, text.size() > 200 ? text.substr(0, 200) + "..." : text, expected);
+  }
+
+  [[noreturn]] void fail(const std::string& part, const std::string& found, const std::string& expected) const {
+    throw DataError({spec_.source + ", " + part, found, expected, "fetch the file again"});
+  }
+
+  void read_model(const Json& model) {
+    if (!model.is_object()) fail("model", model.is_null() ? "nothing" : "no object", "an object");
+    const std::string type = model.value("type", "BPE");
+    if (type != "BPE") reject("model.type", "\"" + type + "\"", "\"BPE\"");
+    for (const char* key : {"continuing_subword_prefix", "end_of_word_suffix"}) {
+      const Json& value = member(model, key);
+      reject_unless(value, std::string("model.") + key, value.is_null() || value == "", "none");
+    }
+    reject_unless(member(model, "dropout"), "model.dropout", member(model, "dropout").is_null() || member(model, "dropout") == 0.0, "none");
+    reject_unless(member(model, "byte_fallback"), "model.byte_fallback", !flag(model, "byte_fallback", false), "false");
+    spec_.ignore_merges = flag(model, "ignore_merges", false);
+    spec_.fuse_unknown = flag(model, "fuse_unk", false);
+    read_vocabulary(member(model, "vocab"));
+    const Json& unknown = member(model, "unk_token");
+    if (!unknown.is_null()) spec_.unknown_id = id_of(unknown.get<std::string>());
+    read_merges(member(model, "merges"));
+  }
+
+  void read_vocabulary(const Json& vocabulary) {
+    if (!vocabulary.is_object() || vocabulary.empty())
+      fail("model.vocab", vocabulary.is_null() ? "nothing" : "no tokens", "tokens and their ids");
+    for (const auto& [token, id] : vocabulary.items()) place(token, id.get<std::int64_t>(), vocabulary.size(), "model.vocab");
+  }
+
+  // Ids may leave gaps, but not so wide that the table would be mostly empty.
+  void place(const std::string& token, std::int64_t id, std::size_t known, const std::string& part) {
+    const auto limit = static_cast<std::int64_t>(2 * known + 65536);
+    if (token.empty()) fail(part, "an empty token", "tokens of at least one character");
+    if (id < 0 || id >= limit)
+      fail(part + ", \"" + token + "\"", "id " + std::to_string(id), "an id from 0 to " + std::to_string(limit - 1));
+    const auto index = static_cast<std::size_t>(id);
+    if (index >= spec_.spelled.size()) spec_.spelled.resize(index + 1);
+    std::string& place = spec_.spelled[index];
+    if (!place.empty() && place != token)
+      fail(part, "id " + std::to_string(id) + " for \"" + place + "\" and \"" + token + "\"", "one token for each id");
+    place = token;
+  }
+
+  std::optional<std::int32_t> id_of(const std::string& token) const {
+    const auto found = std::find(spec_.spelled.begin(), spec_.spelled.end(), token);
+    if (token.empty() || found == spec_.spelled.end()) return std::nullopt;
+    return static_cast<std::int32_t>(found - spec_.spelled.begin());
+  }
+
+  void read_merges(const Json& merges) {
+    if (!merges.is_array()) fail("model.merges", merges.is_null() ? "nothing" : "no list", "a list of merges");
+    merges_.reserve(merges.size());
+    for (const Json& merge : merges) {
+      if (merge.is_array() && merge.size() == 2) {
+        merges_.emplace_back(merge[0].get<std::string>(), merge[1].get<std::string>());
+        continue;
+      }
+      const std::string line = merge.get<std::string>();
+      const std::size_t blank = line.find(' ');
+      if (blank == std::string::npos) fail("model.merges[" + std::to_string(merges_.size()) + "]", "\"" + line + "\"", "two tokens");
+      merges_.emplace_back(line.substr(0, blank), line.substr(blank + 1));
+    }
+  }
+
+  void read_added_tokens(const Json& tokens) {
+    if (tokens.is_null()) return;
+    for (const Json& entry : tokens) {
+      AddedToken token;
+      token.text = entry.at("content").get<std::string>();
+      token.special = flag(entry, "special", false);
+      token.lstrip = flag(entry, "lstrip", false);
+      token.rstrip = flag(entry, "rstrip", false);
+      token.normalized = flag(entry, "normalized", !token.special);
+      if (flag(entry, "single_word", false))
+        reject("added_tokens, \"" + token.text + "\"", "single_word", "tokens that are found anywhere");
+      const auto id = entry.at("id").get<std::int64_t>();
+      place(token.text, id, spec_.spelled.size() + tokens.size(), "added_tokens");
+      token.id = static_cast<std::int32_t>(id);
+      spec_.added.push_back(std::move(token));
+    }
+    std::sort(spec_.added.begin(), spec_.added.end(), [](const AddedToken& a, const AddedToken& b) { return a.id < b.id; });
+  }
+
+  void check_unique() const {
+    std::map<std::string_view, std::size_t> ids;
+    for (std::size_t id = 0; id < spec_.spelled.size(); ++id) {
+      if (spec_.spelled[id].empty()) continue;
+      const auto [place, added] = ids.emplace(spec_.spelled[id], id);
+      if (!added)
+        fail("\"" + spec_.spelled[id] + "\"", "ids " + std::to_string(place->second) + " and " + std::to_string(id),
+             "one id for each token");
+    }
+    for (std::size_t i = 1; i < spec_.added.size(); ++i) {
+      if (spec_.added[i].id == spec_.added[i - 1].id)
+        fail("added_tokens", "id " + std::to_string(spec_.added[i].id) + " twice", "each id once");
+    }
+  }
+
+  // Sequences of sequences as one list.
+  void flatten(const Json& step, const char* list, int depth, std::vector<const Json*>& steps) const {
+    if (type_of(step) != "Sequence") {
+      steps.push_back(&step);
+      return;
+    }
+    if (depth == kDeepestSequence) fail(list, "sequences nested too deeply", "a list of steps");
+    for (const Json& inner : step.at(list)) flatten(inner, list, depth + 1, steps);
+  }
+
+  void read_pre_tokenizer(const Json& pre_tokenizer) {
+    std::vector<const Json*> steps;
+    flatten(pre_tokenizer, "pretokenizers", 0, steps);
+    bool has_pattern = false;
+    bool has_bytes = false;
+    for (const Json* step : steps) {
+      const std::string type = type_of(*step);
+      const bool in_order = !has_bytes && !(has_pattern && type != "ByteLevel");
+      if (in_order && type == "Digits" && flag(*step, "individual_digits", false)) {
+        spec_.pre_tokenizer.split_digits = true;
+      } else if (in_order && type == "Split" && read_split(*step)) {
+        has_pattern = true;
+      } else if (in_order && type == "ByteLevel" && !flag(*step, "add_prefix_space", true) &&
+                 flag(*step, "use_regex", true) != has_pattern) {
+        has_bytes = true;
+      } else {
+        reject_unless(*step, "pre_tokenizer", false,
+                      "Digits(individual), Split(expression of GPT-2, Llama 3 or Qwen2), ByteLevel(no prefix space)");
+      }
+    }
+    if (!has_bytes) reject_unless(pre_tokenizer, "pre_tokenizer", false, "ByteLevel as the last step");
+    if (spec_.pre_tokenizer.split_digits && spec_.pre_tokenizer.pattern != WordPattern::kGpt2) {
+      reject_unless(pre_tokenizer, "pre_tokenizer", false, "Digits together with the expression of GPT-2 only");
+    }
+  }
+
+  // Isolated matches, or inverted and removed: the same, as the expressions match every character.
+  bool read_split(const Json& step) {
+    const std::string behavior = step.at("behavior").get<std::string>();
+    const bool invert = flag(step, "invert", false);
+    if (!(behavior == "Isolated" && !invert) && !(behavior == "Removed" && invert)) return false;
+    const Json& expression = member(step.at("pattern"), "Regex");
+    const auto pattern = expression.is_string() ? pattern_of(expression.get<std::string>()) : std::nullopt;
+    if (pattern) spec_.pre_tokenizer.pattern = *pattern;
+    return pattern.has_value();
+  }
+
+  void read_post_processor(const Json& processor, int depth) {
+    const std::string type = type_of(processor);
+    if (processor.is_null() || type == "ByteLevel") return;
+    if (type == "Sequence" && depth < kDeepestSequence) {
+      for (const Json& inner : processor.at("processors")) read_post_processor(inner, depth + 1);
+    } else if (type == "TemplateProcessing") {
+      read_template(processor);
+    } else {
+      reject_unless(processor, "post_processor", false, "none, ByteLevel or TemplateProcessing");
+    }
+  }
+
+  void read_template(const Json& processor) {
+    if (!spec_.prefix.empty() || !spec_.suffix.empty()) reject("post_processor", "two templates", "one");
+    bool after_text = false;
+    for (const Json& piece : processor.at("single")) {
+      if (piece.contains("Sequence")) {
+        after_text = true;
+        continue;
+      }
+      const std::string name = piece.at("SpecialToken").at("id").get<std::string>();
+      for (const Json& value : processor.at("special_tokens").at(name).at("ids")) {
+        const auto id = value.get<std::int64_t>();
+        if (id < 0 || id >= static_cast<std::int64_t>(spec_.spelled.size()))
+          fail("post_processor", "id " + std::to_string(id), "an id of the vocabulary");
+        (after_text ? spec_.suffix : spec_.prefix).push_back(static_cast<std::int32_t>(id));
+      }
+    }
+  }
+
+  TokenizerSpec spec_;
+  std::vector<std::pair<std::string, std::string>> merges_;
+};
+
+// A special token of tokenizer_config.json or special_tokens_map.json: its text, or an object with it.
+std::optional<std::int32_t> named_token(const TokenizerSpec& spec, const Json& settings, const char* key) {
+  const Json& value = member(settings, key);
+  const Json& text = value.is_object() ? member(value, "content") : value;
+  if (!text.is_string()) return std::nullopt;
+  const auto found = std::find(spec.spelled.begin(), spec.spelled.end(), text.get<std::string>());
+  if (found == spec.spelled.end() || found->empty()) return std::nullopt;
+  return static_cast<std::int32_t>(found - spec.spelled.begin());
+}
+
+// A template, or a list of named ones.
+std::string chat_template_of(const Json& settings) {
+  const Json& value = member(settings, "chat_template");
+  if (value.is_string()) return value.get<std::string>();
+  if (!value.is_array()) return "";
+  for (const Json& entry : value) {
+    if (entry.is_object() && member(entry, "name") == "default" && member(entry, "template").is_string())
+      return entry["template"].get<std::string>();
+  }
+  return "";
+}
+
+const std::string* content_of(const TokenizerSpec& spec, std::string_view name) {
+  for (const OriginalFile& file : spec.original_files) {
+    if (file.name == name) return &file.content;
+  }
+  return nullptr;
+}
+
+void read_settings(TokenizerSpec& spec, const fs::path& folder) {
+  for (const char* name : {"tokenizer_config.json", "special_tokens_map.json"}) {
+    const std::string* content = content_of(spec, name);
+    if (content == nullptr) continue;
+    const std::string where = (folder / name).string();
+    const Json settings = parse_json(*content, where);
+    if (!settings.is_object()) throw DataError({where, "no object", "an object of settings", "fetch the file again"});
+    if (!spec.bos_id) spec.bos_id = named_token(spec, settings, "bos_token");
+    if (!spec.eos_id) spec.eos_id = named_token(spec, settings, "eos_token");
+    if (!spec.pad_id) spec.pad_id = named_token(spec, settings, "pad_token");
+    if (spec.chat_template.empty()) spec.chat_template = chat_template_of(settings);
+  }
+  if (const std::string* chat_template = content_of(spec, "chat_template.jinja")) spec.chat_template = *chat_template;
+}
+
+}  // namespace
+
+TokenizerSpec read_huggingface_tokenizer(const fs::path& path) {
+  std::error_code ignored;
+  const fs::path file = fs::is_directory(path, ignored) ? path / "tokenizer.json" : path;
+  const fs::path folder = file.parent_path();
+  std::vector<OriginalFile> originals = {{"tokenizer.json", read_text_file(file)}};
+  for (const std::string_view name : kTokenizerFiles) {
+    if (name != "tokenizer.json" && fs::exists(folder / name, ignored))
+      originals.push_back({std::string(name), read_text_file(folder / name)});
+  }
+  TokenizerSpec spec = Reader(file).read(parse_json(originals[0].content, file.string()));
+  spec.original_files = std::move(originals);
+  read_settings(spec, folder);
+  return spec;
+}
+
+}  // namespace stableqat
