@@ -20,6 +20,13 @@ if(NOT STABLEQAT_LIBTORCH)
   set(STABLEQAT_LIBTORCH "${_stableqat_cache}/libtorch-${_libtorch_version}/torch")
 endif()
 
+# A build folder made with another LibTorch must not keep it.
+if(LibTorch_INCLUDE_DIR AND NOT LibTorch_INCLUDE_DIR STREQUAL "${STABLEQAT_LIBTORCH}/include")
+  foreach(_variable LibTorch_INCLUDE_DIR LibTorch_torch_cpu_LIBRARY LibTorch_c10_LIBRARY LibTorch_gomp_LIBRARY)
+    unset(${_variable} CACHE)
+  endforeach()
+endif()
+
 find_path(LibTorch_INCLUDE_DIR ATen/ATen.h PATHS "${STABLEQAT_LIBTORCH}/include" NO_DEFAULT_PATH)
 foreach(_lib torch_cpu c10)
   find_library(LibTorch_${_lib}_LIBRARY ${_lib} PATHS "${STABLEQAT_LIBTORCH}/lib" NO_DEFAULT_PATH)

@@ -49,9 +49,13 @@ setup_as_root() {
 
 setup_can_be_root() { ((EUID == 0)) || { command -v sudo >/dev/null && setup_as_root true 2>/dev/null; }; }
 
-setup_apt_install() {
-  setup_as_root env DEBIAN_FRONTEND=noninteractive \
-    apt-get install -qq -y --no-install-recommends -o DPkg::Lock::Timeout=300 -o Dpkg::Use-Pty=0 "$@"
+# Speaks only when it fails.
+setup_apt() {
+  local output
+  output="$(setup_as_root env DEBIAN_FRONTEND=noninteractive apt-get -qq -y -o DPkg::Lock::Timeout=300 "$@" 2>&1)" || {
+    printf '%s\n' "$output" >&2
+    return 1
+  }
 }
 
 setup_install_packages() {
@@ -66,11 +70,11 @@ setup_install_packages() {
     setup_fail "these packages are missing and neither root nor sudo is available; have them installed, then run this again:
   apt-get install ${missing[*]}"
   setup_say "installing ${missing[*]}"
-  # The lists may be absent or old: refresh them only when the first try says so.
-  setup_apt_install "${missing[@]}" >/dev/null 2>&1 && return
-  setup_as_root apt-get update -qq || setup_fail "apt-get update failed; check the network and the sources of apt"
-  setup_apt_install "${missing[@]}" >/dev/null ||
-    setup_fail "apt-get could not install: ${missing[*]} (Debian 12 and Ubuntu 24.04 have them; Ubuntu in the component universe)"
+  # The package lists may be absent or old: fetch them only when the first try says so.
+  setup_apt install --no-install-recommends "${missing[@]}" 2>/dev/null && return
+  setup_apt update || setup_fail "apt-get update failed; check the network and apt's sources"
+  setup_apt install --no-install-recommends "${missing[@]}" ||
+    setup_fail "apt-get could not install: ${missing[*]} (Debian 12 and Ubuntu 24.04 have all of them, Ubuntu some in the component universe)"
 }
 
 # ---- wheels ----
@@ -141,6 +145,7 @@ setup_wheels() {
   (
     flock -n 9 || { setup_say "waiting for the set-up of another clone" && flock 9; }
     setup_is_current "$folder" "$locked" && exit
+    rm -rf "$folder".??????  # left by a set-up that was killed
     staging="$(mktemp -d "$folder.XXXXXX")"
     trap 'rm -rf "$staging"' EXIT
     while read -r requirement file sha256 <&3; do
