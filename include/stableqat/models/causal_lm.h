@@ -1,0 +1,100 @@
+// Decoder-only language model built from shared blocks: RMSNorm, rotary attention with grouped heads, gated MLP, tied or untied head.
+// Llama, Mistral, Qwen2 and Qwen3 differ in ModelConfig only.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <cstdint>
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "stableqat/models/functional.h"
+#include "stableqat/models/model_config.h"
+
+namespace stableqat {
+
+class ModelSource;
+
+enum class ParameterRole { kEmbedding, kHead, kNorm, kBias, kProjection };
+
+// One matrix product. `weight` [N, M] is the leaf that forward multiplies and whose .grad accumulates (a quantized layer puts w_q here).
+struct Linear {
+  at::Tensor weight;
+  at::Tensor bias;     // [N] or undefined
+  at::Tensor compute;  // copy of weight in the compute type, or undefined when that is the weight's own type
+};
+
+struct DecoderLayer {
+  at::Tensor input_norm;  // [C]
+  Linear q, k, v, o;
+  at::Tensor q_norm, k_norm;  // [D] or undefined
+  at::Tensor post_attention_norm;
+  Linear gate, up, down;
+};
+
+// Keys and values of the tokens seen so far, for generation. One per sequence batch; grows up to the capacity given.
+class KvCache {
+ public:
+  KvCache(const ModelConfig& config, std::int64_t batch, std::int64_t capacity, at::ScalarType dtype);
+  std::int64_t length() const noexcept { return length_; }
+  std::int64_t capacity() const noexcept { return capacity_; }
+
+ private:
+  friend class CausalLm;
+  std::vector<at::Tensor> keys_, values_;  // per layer [B, K, capacity, D]
+  std::int64_t length_ = 0;
+  std::int64_t capacity_ = 0;
+};
+
+// Not thread-safe: backward adds to the parameters' gradients. Const use without gradients from several threads is safe.
+class CausalLm {
+ public:
+  // Reads all parameters as leaves of `dtype` (float32 or float64). Throws DataError for missing tensors, wrong shapes, values not finite.
+  CausalLm(const ModelSource& source, at::ScalarType dtype);
+
+  const ModelConfig& config() const noexcept { return config_; }
+  at::ScalarType dtype() const noexcept { return dtype_; }
+  std::int64_t num_layers() const noexcept { return config_.num_hidden_layers; }
+
+  // Calls `f` for every parameter once (a tied head is the embedding), under its Hugging Face name, in a fixed order. The tensor may be
+  // replaced.
+  using ParameterVisitor = std::function<void(const std::string& name, ParameterRole role, at::Tensor& value)>;
+  void visit_parameters(const ParameterVisitor& f);
+
+  // The type of activations and products; weights keep theirs. Call refresh_compute_copies() after weights changed.
+  void set_compute_dtype(at::ScalarType dtype);
+  void refresh_compute_copies();
+
+  // ids [B, T] int64 -> [B, T, C]
+  at::Tensor embed(const at::Tensor& ids) const;
+  // Rotations for positions first..first+T-1, the same for all layers.
+  RopeTable rope(std::int64_t first, std::int64_t tokens) const;
+  // One decoder block, x [B, T, C] at the positions of `rope` (those after what `cache` holds, to which it adds).
+  at::Tensor layer(std::int64_t index, const at::Tensor& x, const RopeTable& rope, KvCache* cache = nullptr) const;
+  at::Tensor final_norm(const at::Tensor& x) const;
+  // embed, all layers, final norm. With a cache its length grows by T.
+  at::Tensor hidden_states(const at::Tensor& ids, KvCache* cache = nullptr) const;
+
+  // Weight of the output head, [V, C]: the embedding when tied.
+  const at::Tensor& head() const noexcept { return head_.weight.defined() ? head_.weight : embedding_; }
+  // The head in the compute type.
+  const at::Tensor& head_compute() const noexcept;
+
+ private:
+  at::Tensor attention(std::int64_t index, const at::Tensor& x, const RopeTable& rope, KvCache* cache) const;
+  template <class F>
+  void visit_linears(F&& f);
+
+  ModelConfig config_;
+  at::ScalarType dtype_;
+  at::ScalarType compute_dtype_;
+  at::Tensor inverse_frequencies_;
+  at::Tensor embedding_;
+  at::Tensor head_compute_;  // compute copy of a tied head
+  std::vector<DecoderLayer> layers_;
+  at::Tensor norm_;
+  Linear head_;  // undefined weight when tied
+};
+
+}  // namespace stableqat

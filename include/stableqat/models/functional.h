@@ -1,0 +1,42 @@
+// Building blocks of the decoder as differentiable functions, in any floating type. These are the plain definitions; faster ones must match
+// them. Letters: B batch, T tokens, C hidden, H heads, K key/value heads, D head size, N out features, M in features.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <cstdint>
+
+#include "stableqat/models/model_config.h"
+
+namespace stableqat {
+
+// y = x w^T + b. x [..., M], w [N, M], b [N] or undefined -> [..., N].
+// The gradient of w is added to w.grad inside backward (one GEMM that accumulates), not handed to the autograd engine, which would need a
+// temporary of the weight's size for every micro-batch. `compute` is undefined or a copy of w in the type of x (bf16 compute with fp32
+// weights); then the products run in that type and w.grad stays in the type of w.
+at::Tensor linear(const at::Tensor& x, const at::Tensor& w, const at::Tensor& compute, const at::Tensor& b);
+
+// Root-mean-square norm over the last dimension; reduced in fp32 at least. x [..., C], w [C].
+at::Tensor rms_norm(const at::Tensor& x, const at::Tensor& w, double eps);
+
+// Rows of `table` [V, C] for ids [B, T] (int64) -> [B, T, C]. The gradient is added to table.grad in place.
+at::Tensor embedding_lookup(const at::Tensor& table, const at::Tensor& ids);
+
+// Inverse frequencies of rotary position embedding, [D/2], float64; Llama-3 scaling applied where the model has it.
+at::Tensor rope_inverse_frequencies(const ModelConfig& config);
+
+// Cosine and sine for positions first..first+T-1, each [T, D], in `dtype`.
+struct RopeTable {
+  at::Tensor cos;
+  at::Tensor sin;
+};
+RopeTable rope_table(const at::Tensor& inverse_frequencies, std::int64_t first, std::int64_t tokens, at::ScalarType dtype);
+
+// Rotates the halves of the last dimension (Hugging Face order). x [B, H, T, D].
+at::Tensor apply_rope(const at::Tensor& x, const RopeTable& table);
+
+// Causal attention with grouped heads. q [B, H, T, D]; k, v [B, K, S, D] with S >= T, the last T keys belonging to the queries -> [B, H, T,
+// D].
+at::Tensor causal_attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v);
+
+}  // namespace stableqat

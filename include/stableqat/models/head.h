@@ -1,0 +1,41 @@
+// The output head in chunks of rows: log-probabilities, loss and gradients without ever holding the logits of a whole batch (B*T x V).
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <cstdint>
+
+#include "stableqat/models/causal_lm.h"
+
+namespace stableqat {
+
+// log p(ids[b, t+1] | ids[b, 0..t]) for t = 0..T-2. hidden [B, T, C] after the final norm, ids [B, T] -> [B, T-1], float64 in a float64
+// model, else float32. No gradient is recorded.
+at::Tensor token_log_probs(const CausalLm& model, const at::Tensor& hidden, const at::Tensor& ids);
+
+// Logits of the given rows. hidden [R, C] -> [R, V], float32 at least.
+at::Tensor logits(const CausalLm& model, const at::Tensor& hidden);
+
+// Forward Kullback-Leibler divergence to a teacher's distribution, mixed with the data loss:
+//   loss = (1 - weight) * cross entropy + weight * temperature^2 * KL(teacher || student), both softened by the temperature in the second
+//   term.
+struct Distillation {
+  const CausalLm* teacher = nullptr;
+  at::Tensor teacher_hidden;  // [B, T, C] for the same ids
+  double weight = 0.0;
+  double temperature = 1.0;
+};
+
+// Means over the B*(T-1) predicted tokens, in nats.
+struct HeadLoss {
+  double loss = 0.0;           // what is minimized
+  double cross_entropy = 0.0;  // the data loss alone
+  at::Tensor hidden_gradient;  // [B, T, C]: d(gradient_scale * loss) / d hidden
+};
+
+// Loss and gradients in one pass: the gradient of the head's weight is added to its .grad, that of `hidden` is returned. `hidden` [B, T, C]
+// is taken without its history. T must be at least 2. `distillation` nullptr = data loss only.
+HeadLoss head_forward_backward(const CausalLm& model, const at::Tensor& hidden, const at::Tensor& ids, double gradient_scale,
+                               const Distillation* distillation = nullptr);
+
+}  // namespace stableqat

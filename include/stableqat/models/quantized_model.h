@@ -1,0 +1,62 @@
+// A language model whose selected linear layers are quantized: what is trained, evaluated and generated from.
+#pragma once
+
+#include <cstdint>
+#include <nlohmann/json_fwd.hpp>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "stableqat/models/causal_lm.h"
+#include "stableqat/models/model_source.h"
+#include "stableqat/quant/layer_selection.h"
+#include "stableqat/quant/quantized_weight.h"
+#include "stableqat/quant/quantizer_spec.h"
+
+namespace stableqat {
+
+// Which layers are quantized and how. Kept in a checkpoint's config.json under "stableqat".
+struct QuantizationSettings {
+  QuantizerSpec spec;
+  LayerSelection layers;
+};
+
+nlohmann::json to_json(const QuantizationSettings& settings);
+// Throws DataError that names `where` for values that are missing or out of range.
+QuantizationSettings quantization_from_json(const nlohmann::json& json, const std::string& where);
+
+// Owns the model; the weight of each quantized layer in model() is the dequantized() of its entry in weights(). Without settings no layer
+// is quantized. Not thread-safe.
+class QuantizedModel {
+ public:
+  // Reads the model. With `settings` the selected layers are quantized: by the scales stored in the source ("<layer>.weight_clip_val",
+  // DSQ's
+  // "<layer>.alpha_dsq") where it has them and `use_stored_scales` is set, else by spec.scale_init. Throws DataError (model), ConfigError
+  // (no layer selected, group size that does not divide).
+  QuantizedModel(const ModelSource& source, at::ScalarType dtype, std::optional<QuantizationSettings> settings,
+                 bool use_stored_scales = true);
+
+  CausalLm& model() noexcept { return model_; }
+  const CausalLm& model() const noexcept { return model_; }
+  const std::optional<QuantizationSettings>& settings() const noexcept { return settings_; }
+
+  // In the order of CausalLm::visit_parameters; name() is the module's name without ".weight".
+  std::vector<QuantizedWeight>& weights() noexcept { return weights_; }
+  const std::vector<QuantizedWeight>& weights() const noexcept { return weights_; }
+  std::int64_t quantized_elements() const noexcept { return quantized_elements_; }
+
+  // Quantizes all weights anew and refreshes the model's compute copies. Call after masters or scales changed.
+  kernels::QuantizeCounts quantize();
+
+ private:
+  CausalLm model_;
+  std::optional<QuantizationSettings> settings_;
+  std::vector<QuantizedWeight> weights_;
+  std::int64_t quantized_elements_ = 0;
+};
+
+// The settings stored in a checkpoint, or nullopt for a full-precision model. Throws DataError for a model that has scales but no settings
+// (the authors' checkpoints do not say their bits).
+std::optional<QuantizationSettings> stored_quantization(const ModelSource& source);
+
+}  // namespace stableqat

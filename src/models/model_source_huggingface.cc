@@ -1,0 +1,51 @@
+#include <algorithm>
+#include <nlohmann/json.hpp>
+
+#include "model_source_forms.h"
+#include "stableqat/base/error.h"
+#include "stableqat/io/safetensors.h"
+
+namespace stableqat {
+
+namespace {
+
+nlohmann::json read_config(const std::filesystem::path& directory) {
+  const std::filesystem::path path = directory / "config.json";
+  try {
+    return nlohmann::json::parse(read_text_file(path));
+  } catch (const nlohmann::json::exception& error) {
+    throw DataError({path.string(), "invalid JSON", "a model configuration", "download the model again"});
+  }
+}
+
+class HuggingFaceSource final : public ModelSource {
+ public:
+  explicit HuggingFaceSource(const std::filesystem::path& directory)
+      : path_(directory),
+        json_(read_config(directory)),
+        config_(model_config_from_json(json_, (directory / "config.json").string())),
+        tensors_(directory),
+        quantization_(json_.value("stableqat", nlohmann::json::object())) {}
+
+  const std::filesystem::path& path() const noexcept override { return path_; }
+  const ModelConfig& config() const noexcept override { return config_; }
+  const nlohmann::json& quantization() const noexcept override { return quantization_; }
+  bool has(const std::string& name) const override { return tensors_.find_tensor(name) != nullptr; }
+  std::vector<std::int64_t> shape(const std::string& name) const override { return tensors_.tensor(name).shape; }
+  void read(const std::string& name, std::span<float> out) const override { tensors_.read_f32(name, out); }
+
+ private:
+  std::filesystem::path path_;
+  nlohmann::json json_;
+  ModelConfig config_;
+  SafetensorsModel tensors_;
+  nlohmann::json quantization_;
+};
+
+}  // namespace
+
+std::unique_ptr<ModelSource> open_huggingface_source(const std::filesystem::path& directory) {
+  return std::make_unique<HuggingFaceSource>(directory);
+}
+
+}  // namespace stableqat

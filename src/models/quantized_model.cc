@@ -1,0 +1,132 @@
+#include "stableqat/models/quantized_model.h"
+
+#include <ATen/ops/empty.h>
+
+#include <array>
+#include <nlohmann/json.hpp>
+#include <string_view>
+#include <utility>
+
+#include "stableqat/base/error.h"
+
+namespace stableqat {
+
+namespace {
+
+using Json = nlohmann::json;
+
+template <class Enum, std::size_t n>
+using NameTable = std::array<std::pair<Enum, std::string_view>, n>;
+
+constexpr NameTable<QuantizerKind, 3> kQuantizerNames{
+    {{QuantizerKind::kLsq, "lsq"}, {QuantizerKind::kSeq, "seq"}, {QuantizerKind::kDsq, "dsq"}}};
+constexpr NameTable<ScaleInit, 3> kScaleInitNames{{{ScaleInit::kAbsMax, "absmax"}, {ScaleInit::kMse, "mse"}, {ScaleInit::kLsq, "lsq"}}};
+
+template <class Enum, std::size_t n>
+std::string name_of(const NameTable<Enum, n>& table, Enum value) {
+  for (const auto& [entry, name] : table) {
+    if (entry == value) return std::string(name);
+  }
+  return "";
+}
+
+template <class Enum, std::size_t n>
+Enum value_of(const NameTable<Enum, n>& table, const std::string& name, const std::string& where) {
+  for (const auto& [entry, entry_name] : table) {
+    if (entry_name == name) return entry;
+  }
+  throw DataError({where, name, "a known name", "use a checkpoint of this version"});
+}
+
+at::Tensor read_tensor(const ModelSource& source, const std::string& name, at::ScalarType dtype) {
+  at::Tensor tensor = at::empty(source.shape(name), at::kFloat);
+  source.read(name, std::span<float>(tensor.data_ptr<float>(), static_cast<std::size_t>(tensor.numel())));
+  return tensor.to(dtype);
+}
+
+std::optional<at::Tensor> read_if_stored(const ModelSource& source, const std::string& name, at::ScalarType dtype, bool wanted) {
+  if (!wanted || !source.has(name)) return std::nullopt;
+  return read_tensor(source, name, dtype);
+}
+
+constexpr std::string_view kWeightSuffix = ".weight";
+
+}  // namespace
+
+Json to_json(const QuantizationSettings& settings) {
+  const auto amplitudes = settings.spec.surrogate.amplitudes();
+  return {{"quantizer", name_of(kQuantizerNames, settings.spec.kind)},
+          {"bits", settings.spec.bits},
+          {"amplitudes", std::vector<double>(amplitudes.begin(), amplitudes.end())},
+          {"group_size", settings.spec.group_size},
+          {"scale_init", name_of(kScaleInitNames, settings.spec.scale_init)},
+          {"fp16_scales", settings.spec.fp16_scales},
+          {"layers", settings.layers.include},
+          {"exclude", settings.layers.exclude}};
+}
+
+QuantizationSettings quantization_from_json(const Json& json, const std::string& where) {
+  QuantizationSettings settings;
+  try {
+    settings.spec.kind = value_of(kQuantizerNames, json.at("quantizer").get<std::string>(), where);
+    settings.spec.bits = json.at("bits").get<int>();
+    settings.spec.group_size = json.at("group_size").get<std::int64_t>();
+    settings.spec.scale_init = value_of(kScaleInitNames, json.at("scale_init").get<std::string>(), where);
+    settings.spec.fp16_scales = json.at("fp16_scales").get<bool>();
+    const auto amplitudes = json.at("amplitudes").get<std::vector<double>>();
+    if (!amplitudes.empty()) settings.spec.surrogate = Surrogate::from_amplitudes(amplitudes);
+    settings.layers.include = json.at("layers").get<std::vector<std::string>>();
+    settings.layers.exclude = json.at("exclude").get<std::vector<std::string>>();
+    settings.spec.validate();
+  } catch (const Json::exception&) {
+    throw DataError({where, "incomplete quantization settings", "what this program writes under \"stableqat\"", "restore config.json"});
+  } catch (const ConfigError& error) {
+    throw DataError({where, error.what(), "settings this program writes", "restore config.json"});
+  }
+  return settings;
+}
+
+std::optional<QuantizationSettings> stored_quantization(const ModelSource& source) {
+  if (!source.quantization().empty()) {
+    return quantization_from_json(source.quantization(), (source.path() / "config.json").string());
+  }
+  if (source.has("model.layers.0.self_attn.q_proj.weight_clip_val")) {
+    throw DataError({source.path().string(), "scales (weight_clip_val) but no word on the number of bits",
+                     "config.json with a \"stableqat\" entry, as this program writes it", "say the number with --bits"});
+  }
+  return std::nullopt;
+}
+
+QuantizedModel::QuantizedModel(const ModelSource& source, at::ScalarType dtype, std::optional<QuantizationSettings> settings,
+                               bool use_stored_scales)
+    : model_(source, dtype), settings_(std::move(settings)) {
+  if (!settings_) return;
+  settings_->spec.validate();
+  model_.visit_parameters([&](const std::string& name, ParameterRole role, at::Tensor& value) {
+    if (role != ParameterRole::kProjection && role != ParameterRole::kHead) return;
+    const std::string module = name.substr(0, name.size() - kWeightSuffix.size());
+    if (!settings_->layers.selects(module)) return;
+    weights_.emplace_back(value.detach(), settings_->spec, read_if_stored(source, module + ".weight_clip_val", dtype, use_stored_scales),
+                          read_if_stored(source, module + ".alpha_dsq", dtype, use_stored_scales), module);
+    value = weights_.back().dequantized();
+    quantized_elements_ += value.numel();
+  });
+  if (weights_.empty()) {
+    throw ConfigError({"quantization.layers", "patterns that match no linear layer", "at least one quantized layer",
+                       "use the default, or names like model.layers.*.mlp.*_proj"});
+  }
+  quantize();
+}
+
+kernels::QuantizeCounts QuantizedModel::quantize() {
+  kernels::QuantizeCounts total;
+  for (QuantizedWeight& weight : weights_) {
+    const kernels::QuantizeCounts counts = weight.quantize();
+    total.changed += counts.changed;
+    total.clipped += counts.clipped;
+  }
+  model_.refresh_compute_copies();
+  return total;
+}
+
+}  // namespace stableqat
