@@ -1,0 +1,60 @@
+// Checkpoints: Hugging Face directories that transformers can read, with everything that an exact continuation needs beside it.
+//
+//   config.json, tokenizer files        as the start model has them; quantization settings under "stableqat"
+//   model.safetensors                   masters and unquantized tensors under their Hugging Face names; "<layer>.weight_clip_val" [N, G]:
+//   the
+//                                       scale in use (on the fp16 grid where the run asks for it), DSQ's "<layer>.alpha_dsq" [1]
+//   optimizer.safetensors               "first." and "second." + name: Adam's moments; "value." + name: scales before they were put on the
+//   grid trainer_state.json                  step, tokens, position in the data train_config.yaml                   the resolved
+//   configuration manifest.json                       size and XXH3 hash of every other file
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "stableqat/base/log.h"
+#include "stableqat/data/token_loader.h"
+#include "stableqat/models/quantized_model.h"
+#include "stableqat/tokenizer/tokenizer.h"
+#include "stableqat/train/adamw.h"
+
+namespace stableqat {
+
+struct TrainerState {
+  std::int64_t step = 0;       // optimizer steps done
+  LoaderPosition position;     // of the next batch
+  std::string tokenizer_hash;  // of the data
+};
+
+// What save_checkpoint() writes besides the state.
+struct CheckpointParts {
+  const QuantizedModel& model;
+  const AdamW& optimizer;
+  const Tokenizer& tokenizer;
+  std::string train_config_yaml;
+};
+
+// Writes `directory` whole or not at all; an older one of that name is replaced. Throws EnvironmentError.
+void save_checkpoint(const std::filesystem::path& directory, const CheckpointParts& parts, const TrainerState& state);
+
+// Throws DataError that names the first file that is missing, truncated or altered.
+void verify_checkpoint(const std::filesystem::path& directory);
+
+// Reads values and moments into the optimizer's tensors, in place, and returns the state. The caller quantizes anew. Throws DataError when
+// a tensor is missing or has another shape (checkpoint of another model or method).
+TrainerState load_checkpoint(const std::filesystem::path& directory, AdamW& optimizer);
+
+// Folders checkpoint-N and last_checkpoint below `output_dir`, by their step, newest first. Folders without a readable state come last.
+std::vector<std::filesystem::path> list_checkpoints(const std::filesystem::path& output_dir);
+
+// The newest checkpoint that verifies; those that do not are reported to `log` and passed over. nullopt when there is none at all. Throws
+// DataError when there are checkpoints but none is whole.
+std::optional<std::filesystem::path> find_checkpoint(const std::filesystem::path& output_dir, const LogCallback& log);
+
+// Removes the oldest checkpoint-N folders so that `keep` stay (0 = all).
+void remove_old_checkpoints(const std::filesystem::path& output_dir, std::int64_t keep);
+
+}  // namespace stableqat

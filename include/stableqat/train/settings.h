@@ -1,0 +1,35 @@
+// What a TrainConfig means for the parts of a run.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "stableqat/config/train_config.h"
+#include "stableqat/models/quantized_model.h"
+#include "stableqat/train/train_step.h"
+
+namespace stableqat {
+
+// nullopt = full precision. Throws ConfigError (amplitude, bits and method that do not go together).
+std::optional<QuantizationSettings> quantization_settings(const TrainConfig::Quantization& config);
+
+TrainStepOptions train_step_options(const TrainConfig::Train& config);
+
+struct NumericTypes {
+  at::ScalarType master = at::kFloat;   // weights, scales, moments
+  at::ScalarType compute = at::kFloat;  // activations and matrix products
+};
+
+// `auto` is bfloat16 where the CPU has AMX for it and float32 elsewhere. A choice that the CPU would only make slower (float16) is replaced
+// by float32 with a line in `notices`.
+NumericTypes numeric_types(TrainConfig::Precision precision, std::vector<std::string>& notices);
+
+// Steps of the run: max_steps, or the token budget, or the epochs, whichever is set first in this order. `blocks_per_epoch` counts blocks
+// of the sequence length.
+std::int64_t total_steps(const TrainConfig& config, std::uint64_t blocks_per_epoch);
+
+}  // namespace stableqat

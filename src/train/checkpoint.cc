@@ -1,0 +1,218 @@
+#include "stableqat/train/checkpoint.h"
+
+#include <algorithm>
+#include <charconv>
+#include <map>
+#include <nlohmann/json.hpp>
+#include <string_view>
+#include <utility>
+
+#include "stableqat/base/error.h"
+#include "stableqat/base/file.h"
+#include "stableqat/io/safetensors.h"
+
+namespace stableqat {
+
+namespace fs = std::filesystem;
+
+namespace {
+
+using Json = nlohmann::json;
+
+constexpr const char* kModelFile = "model.safetensors";
+constexpr const char* kOptimizerFile = "optimizer.safetensors";
+constexpr const char* kStateFile = "trainer_state.json";
+constexpr const char* kManifestFile = "manifest.json";
+constexpr std::string_view kScaleSuffix = ".weight_clip_val";
+constexpr std::string_view kPrefix = "checkpoint-";
+
+bool is_scale(std::string_view name) { return name.ends_with(kScaleSuffix); }
+
+std::span<std::byte> tensor_bytes(const at::Tensor& tensor) {
+  return {static_cast<std::byte*>(tensor.data_ptr()), static_cast<std::size_t>(tensor.nbytes())};
+}
+
+void add_tensor(SafetensorsWriter& writer, const std::string& name, const at::Tensor& tensor) {
+  writer.add(name, tensor.scalar_type() == at::kDouble ? DType::kF64 : DType::kF32, tensor.sizes().vec(), tensor_bytes(tensor));
+}
+
+// The effective scales live as long as the writer that refers to them.
+void write_model(const fs::path& path, const CheckpointParts& parts) {
+  std::map<std::string, at::Tensor> scales;
+  for (const QuantizedWeight& weight : parts.model.weights()) {
+    scales.emplace(weight.name() + std::string(kScaleSuffix), weight.effective_scale());
+  }
+  SafetensorsWriter writer;
+  writer.set_metadata("format", "pt");
+  for (const TrainedTensor& tensor : parts.optimizer.tensors()) {
+    add_tensor(writer, tensor.name, is_scale(tensor.name) ? scales.at(tensor.name) : tensor.value);
+  }
+  writer.write(path);
+}
+
+void write_optimizer(const fs::path& path, const AdamW& optimizer) {
+  SafetensorsWriter writer;
+  for (std::size_t i = 0; i < optimizer.tensors().size(); ++i) {
+    const TrainedTensor& tensor = optimizer.tensors()[i];
+    add_tensor(writer, "first." + tensor.name, optimizer.first_moment(i));
+    add_tensor(writer, "second." + tensor.name, optimizer.second_moment(i));
+    if (is_scale(tensor.name)) add_tensor(writer, "value." + tensor.name, tensor.value);
+  }
+  writer.write(path);
+}
+
+void write_config(const fs::path& path, const QuantizedModel& model) {
+  Json config = to_json(model.model().config());
+  if (model.settings()) config["stableqat"] = to_json(*model.settings());
+  write_text_file(path, config.dump(2) + "\n");
+}
+
+Json state_json(const TrainerState& state, const AdamW& optimizer) {
+  return {
+      {"step", state.step}, {"optimizer_steps", optimizer.steps()}, {"position", state.position}, {"tokenizer_hash", state.tokenizer_hash}};
+}
+
+void write_manifest(const fs::path& directory) {
+  Json files = Json::object();
+  for (const auto& entry : fs::directory_iterator(directory)) {
+    files[entry.path().filename().string()] = {{"bytes", entry.file_size()}, {"xxh3", file_content_hash(entry.path())}};
+  }
+  write_text_file(directory / kManifestFile, Json{{"files", files}}.dump(2) + "\n");
+}
+
+[[noreturn]] void throw_corrupt(const fs::path& path, const std::string& found) {
+  throw DataError({path.string(), found, "an untouched checkpoint", "continue from an older checkpoint (train.resume)"});
+}
+
+Json read_json(const fs::path& path) {
+  try {
+    return Json::parse(read_text_file(path));
+  } catch (const Json::exception&) {
+    throw_corrupt(path, "invalid JSON");
+  }
+}
+
+void read_into(const SafetensorsFile& file, const std::string& name, const at::Tensor& tensor) {
+  const SafetensorsTensor& stored = file.tensor(name);
+  const DType dtype = tensor.scalar_type() == at::kDouble ? DType::kF64 : DType::kF32;
+  if (stored.dtype != dtype || at::IntArrayRef(stored.shape) != tensor.sizes()) {
+    throw DataError({file.path().string() + ", tensor " + name, "another shape or type", "that of the model being trained",
+                     "resume with the configuration that made this checkpoint, or set train.resume: never"});
+  }
+  const auto bytes = file.bytes(name);
+  std::copy(bytes.begin(), bytes.end(), tensor_bytes(tensor).begin());
+}
+
+// The step in a name checkpoint-N, or -1.
+std::int64_t step_of_name(const fs::path& path) {
+  const std::string name = path.filename().string();
+  if (!name.starts_with(kPrefix)) return -1;
+  std::int64_t step = -1;
+  const char* end = name.data() + name.size();
+  const auto [rest, error] = std::from_chars(name.data() + kPrefix.size(), end, step);
+  return error == std::errc() && rest == end ? step : -1;
+}
+
+std::int64_t step_of_state(const fs::path& directory) {
+  try {
+    return Json::parse(read_text_file(directory / kStateFile)).at("step").get<std::int64_t>();
+  } catch (const std::exception&) {
+    return -1;
+  }
+}
+
+}  // namespace
+
+void save_checkpoint(const fs::path& directory, const CheckpointParts& parts, const TrainerState& state) {
+  AtomicDirectory target(directory);
+  const fs::path& staging = target.staging();
+  parts.tokenizer.save_huggingface(staging);
+  write_config(staging / "config.json", parts.model);
+  write_model(staging / kModelFile, parts);
+  write_optimizer(staging / kOptimizerFile, parts.optimizer);
+  write_text_file(staging / kStateFile, state_json(state, parts.optimizer).dump(2) + "\n");
+  write_text_file(staging / "train_config.yaml", parts.train_config_yaml);
+  write_manifest(staging);
+  target.commit();
+}
+
+void verify_checkpoint(const fs::path& directory) {
+  const fs::path manifest_path = directory / kManifestFile;
+  const Json manifest = read_json(manifest_path);
+  if (!manifest.contains("files") || !manifest.at("files").is_object()) throw_corrupt(manifest_path, "no list of files");
+  for (const auto& [name, entry] : manifest.at("files").items()) {
+    const fs::path path = directory / name;
+    if (!fs::exists(path)) throw_corrupt(path, "no such file");
+    if (fs::file_size(path) != entry.value("bytes", std::uint64_t{0})) throw_corrupt(path, std::to_string(fs::file_size(path)) + " bytes");
+    if (file_content_hash(path) != entry.value("xxh3", "")) throw_corrupt(path, "altered content");
+  }
+}
+
+TrainerState load_checkpoint(const fs::path& directory, AdamW& optimizer) {
+  const Json json = read_json(directory / kStateFile);
+  const SafetensorsFile model(directory / kModelFile);
+  const SafetensorsFile moments(directory / kOptimizerFile);
+  for (std::size_t i = 0; i < optimizer.tensors().size(); ++i) {
+    const TrainedTensor& tensor = optimizer.tensors()[i];
+    if (is_scale(tensor.name)) {
+      read_into(moments, "value." + tensor.name, tensor.value);
+    } else {
+      read_into(model, tensor.name, tensor.value);
+    }
+    read_into(moments, "first." + tensor.name, optimizer.first_moment(i));
+    read_into(moments, "second." + tensor.name, optimizer.second_moment(i));
+  }
+  TrainerState state;
+  try {
+    state.step = json.at("step").get<std::int64_t>();
+    optimizer.set_steps(json.at("optimizer_steps").get<std::int64_t>());
+    state.position = json.at("position").get<LoaderPosition>();
+    state.tokenizer_hash = json.at("tokenizer_hash").get<std::string>();
+  } catch (const Json::exception&) {
+    throw_corrupt(directory / kStateFile, "missing entries");
+  }
+  return state;
+}
+
+std::vector<fs::path> list_checkpoints(const fs::path& output_dir) {
+  std::vector<std::pair<std::int64_t, fs::path>> found;
+  std::error_code missing;
+  for (const auto& entry : fs::directory_iterator(output_dir, missing)) {
+    const bool is_last = entry.path().filename() == "last_checkpoint";
+    if (!entry.is_directory() || (!is_last && step_of_name(entry.path()) < 0)) continue;
+    found.emplace_back(step_of_state(entry.path()), entry.path());
+  }
+  std::sort(found.begin(), found.end(), [](const auto& a, const auto& b) { return a > b; });
+  std::vector<fs::path> paths;
+  for (auto& [step, path] : found) paths.push_back(std::move(path));
+  return paths;
+}
+
+std::optional<fs::path> find_checkpoint(const fs::path& output_dir, const LogCallback& log) {
+  const std::vector<fs::path> checkpoints = list_checkpoints(output_dir);
+  for (const fs::path& path : checkpoints) {
+    try {
+      verify_checkpoint(path);
+      return path;
+    } catch (const Error& error) {
+      if (log) log(LogLevel::kWarning, "passing over a damaged checkpoint: " + std::string(error.what()));
+    }
+  }
+  if (checkpoints.empty()) return std::nullopt;
+  throw DataError({output_dir.string(), "no whole checkpoint among " + std::to_string(checkpoints.size()), "at least one to resume from",
+                   "restore one, or start anew with train.resume: never"});
+}
+
+void remove_old_checkpoints(const fs::path& output_dir, std::int64_t keep) {
+  if (keep <= 0) return;
+  std::vector<std::pair<std::int64_t, fs::path>> numbered;
+  for (const auto& entry : fs::directory_iterator(output_dir)) {
+    const std::int64_t step = step_of_name(entry.path());
+    if (entry.is_directory() && step >= 0) numbered.emplace_back(step, entry.path());
+  }
+  std::sort(numbered.begin(), numbered.end());
+  const auto surplus = static_cast<std::int64_t>(numbered.size()) - keep;
+  for (std::int64_t i = 0; i < surplus; ++i) fs::remove_all(numbered[static_cast<std::size_t>(i)].second);
+}
+
+}  // namespace stableqat

@@ -1,0 +1,90 @@
+#include "stableqat/train/settings.h"
+
+#include <ATen/cpu/Utils.h>
+
+#include <algorithm>
+#include <cmath>
+
+#include "stableqat/base/error.h"
+
+namespace stableqat {
+
+namespace {
+
+ScaleInit scale_init(TrainConfig::ScaleInit value) {
+  switch (value) {
+    case TrainConfig::ScaleInit::kMse:
+      return ScaleInit::kMse;
+    case TrainConfig::ScaleInit::kLsq:
+      return ScaleInit::kLsq;
+    case TrainConfig::ScaleInit::kAbsmax:
+      break;
+  }
+  return ScaleInit::kAbsMax;
+}
+
+Surrogate surrogate(const TrainConfig::Quantization& config) {
+  if (config.method != TrainConfig::Method::kStableqat || config.amplitude.empty()) return {};
+  if (config.amplitude.size() == 1) return Surrogate::fourier(config.amplitude.front(), static_cast<int>(config.order));
+  return Surrogate::from_amplitudes(config.amplitude);
+}
+
+}  // namespace
+
+std::optional<QuantizationSettings> quantization_settings(const TrainConfig::Quantization& config) {
+  if (config.method == TrainConfig::Method::kNone || config.bits == TrainConfig::kUnquantizedBits) return std::nullopt;
+  QuantizationSettings settings;
+  if (config.method == TrainConfig::Method::kSeq) settings.spec.kind = QuantizerKind::kSeq;
+  if (config.method == TrainConfig::Method::kDsq) settings.spec.kind = QuantizerKind::kDsq;
+  settings.spec.bits = static_cast<int>(config.bits);
+  settings.spec.surrogate = surrogate(config);
+  settings.spec.group_size = config.group_size;
+  settings.spec.scale_init = scale_init(config.scale_init);
+  settings.spec.fp16_scales = config.export_grid == TrainConfig::ExportGrid::kFp16;
+  if (!config.layers.empty()) settings.layers.include = config.layers;
+  settings.layers.exclude = config.exclude;
+  settings.spec.validate();
+  return settings;
+}
+
+TrainStepOptions train_step_options(const TrainConfig::Train& config) {
+  TrainStepOptions options;
+  options.adamw = {config.adam_beta1, config.adam_beta2, config.adam_epsilon, config.weight_decay};
+  options.max_grad_norm = config.max_grad_norm;
+  options.scale_learning_rate_ratio = config.scale_learning_rate_ratio;
+  options.recompute = config.recompute == TrainConfig::Recompute::kBlock ? Recompute::kBlock : Recompute::kNone;
+  return options;
+}
+
+NumericTypes numeric_types(TrainConfig::Precision precision, std::vector<std::string>& notices) {
+  switch (precision) {
+    case TrainConfig::Precision::kFloat64:
+      return {at::kDouble, at::kDouble};
+    case TrainConfig::Precision::kBfloat16:
+      return {at::kFloat, at::kBFloat16};
+    case TrainConfig::Precision::kFloat16:
+      notices.emplace_back("train.precision float16: computed in float32, which is at least as exact and not slower on this CPU");
+      break;
+    case TrainConfig::Precision::kAuto:
+      if (at::cpu::init_amx()) return {at::kFloat, at::kBFloat16};
+      break;
+    case TrainConfig::Precision::kFloat32:
+      break;
+  }
+  return {};
+}
+
+std::int64_t total_steps(const TrainConfig& config, std::uint64_t blocks_per_epoch) {
+  const std::int64_t blocks_per_step = config.train.micro_batch_size * config.train.gradient_accumulation_steps;
+  if (config.train.max_steps > 0) return config.train.max_steps;
+  double blocks = config.train.num_train_epochs * static_cast<double>(blocks_per_epoch);
+  if (config.data.max_train_tokens > 0) blocks = static_cast<double>(config.data.max_train_tokens / config.data.sequence_length);
+  const auto steps = static_cast<std::int64_t>(std::floor(blocks / static_cast<double>(blocks_per_step)));
+  if (steps < 1) {
+    throw ConfigError({"train.max_steps", "a run of less than one optimizer step", "at least one step",
+                       "raise data.max_train_tokens or train.num_train_epochs, or lower the batch"});
+  }
+  return steps;
+}
+
+}  // namespace stableqat

@@ -1,0 +1,5 @@
+find_package(CLI11 2.1 REQUIRED)
+add_executable(compare_model golden/compare_model.cc)
+target_link_libraries(compare_model PRIVATE stableqat::train CLI11::CLI11)
+stableqat_use_torch_pch(compare_model)
+stableqat_warnings(compare_model)
