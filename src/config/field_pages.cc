@@ -81,7 +81,9 @@ std::string number_text(double value) {
   const auto result = std::to_chars(buffer.data(), buffer.data() + buffer.size(), value);
   std::string text(buffer.data(), result.ptr);
   const std::size_t exponent = text.find('e');
-  if (exponent != std::string::npos && text.find('.') == std::string::npos) text.insert(exponent, ".0");
+  if (exponent == std::string::npos) return text;
+  if (text[exponent + 2] == '0') text.erase(exponent + 2, 1);  // e-04
+  if (text.find('.') == std::string::npos) text.insert(exponent, ".0");
   return text;
 }
 

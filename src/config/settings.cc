@@ -15,11 +15,19 @@ std::string at_line(const std::string& file, const YAML::Mark& mark) {
   return mark.is_null() ? file : file + ":" + std::to_string(mark.line + 1);
 }
 
-std::vector<YAML::Node> parse_yaml(const std::string& text, const std::string& where) {
+std::vector<YAML::Node> parse_file(const std::string& text, const std::string& file) {
   try {
     return YAML::LoadAll(text);
   } catch (const YAML::Exception& error) {
-    throw ConfigError({at_line(where, error.mark), "malformed YAML: " + error.msg, "", ""});
+    throw ConfigError({at_line(file, error.mark), "malformed YAML: " + error.msg, "", ""});
+  }
+}
+
+YAML::Node parse_list(const std::string& text, const std::string& flag) {
+  try {
+    return YAML::Load(text);
+  } catch (const YAML::Exception& error) {
+    throw ConfigError({flag, "'" + text + "'", "a list like [a, b]", error.msg});
   }
 }
 
@@ -31,8 +39,9 @@ Setting leaf(const YAML::Node& node, std::string name, std::string where) {
   }
   setting.is_list = true;
   for (const YAML::Node& item : node) {
-    if (!item.IsScalar())
+    if (!item.IsScalar()) {
       throw ConfigError({setting.where, "a list with nested or empty items in '" + setting.name + "'", "a list of plain values", ""});
+    }
     setting.values.push_back(item.Scalar());
   }
   return setting;
@@ -82,7 +91,7 @@ class YamlReader {
 
 std::vector<Setting> settings_from_yaml(const std::filesystem::path& path, std::span<const std::string> known) {
   const std::string file = path.string();
-  const std::vector<YAML::Node> documents = parse_yaml(read_text_file(path), file);
+  const std::vector<YAML::Node> documents = parse_file(read_text_file(path), file);
   if (documents.size() > 1)
     throw ConfigError({file, std::to_string(documents.size()) + " YAML documents", "one", "remove the lines `---`"});
   if (documents.empty() || documents.front().IsNull()) return {};
@@ -109,8 +118,8 @@ std::vector<Setting> settings_from_arguments(std::span<const std::string> argume
       throw ConfigError({argument, "no value", argument + " VALUE", ""});
     }
     if (value.starts_with('[') && value.ends_with(']')) {
-      const std::vector<YAML::Node> list = parse_yaml(value, "--" + name);
-      settings.push_back(leaf(list.front(), std::move(name), ""));
+      const YAML::Node list = parse_list(value, "--" + name);
+      settings.push_back(leaf(list, std::move(name), ""));
     } else {
       settings.push_back({.name = std::move(name), .where = "", .values = {std::move(value)}});
     }

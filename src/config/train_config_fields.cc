@@ -67,8 +67,10 @@ void add_quantization(TrainConfig::Quantization& quantization, std::vector<Field
                "Keep scales on the values that exported files can store, so that an export changes no weight; `none` = any fp32 value."},
           {.key = "quantization.layers",
            .target = &quantization.layers,
-           .help = "Patterns (* and ?) of the linear layers to quantize; empty = all of the decoder blocks."},
-          {.key = "quantization.exclude", .target = &quantization.exclude, .help = "Patterns (* and ?) of layers to leave unquantized."},
+           .help = "Patterns (*, ? and [a-z]) of the linear layers to quantize; empty = all of the decoder blocks."},
+          {.key = "quantization.exclude",
+           .target = &quantization.exclude,
+           .help = "Patterns (*, ? and [a-z]) of layers to leave unquantized."},
       });
 }
 

@@ -1,0 +1,83 @@
+// stableqat info: what this program and this machine are.
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include <nlohmann/json.hpp>
+#include <optional>
+
+#include "commands.h"
+#include "machine.h"
+#include "measure.h"
+
+namespace stableqat::app {
+
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+Json to_json(const Machine& machine, const std::optional<Rates>& rates) {
+  Json gpus = Json::array();
+  for (const Gpu& gpu : machine.gpus) {
+    gpus.push_back({{"name", gpu.name}, {"compute_capability", gpu.compute_capability}, {"memory_bytes", gpu.memory_bytes}});
+  }
+  Json json = {{"version", version()},
+               {"commit", commit()},
+               {"libtorch", libtorch_version()},
+               {"cpu", {{"model", machine.cpu_model}, {"cores", machine.cores}, {"instruction_sets", machine.instruction_sets}}},
+               {"memory", {{"total_bytes", machine.memory_bytes}, {"available_bytes", machine.available_memory_bytes}}},
+               {"gpus", std::move(gpus)}};
+  if (rates) {
+    json["measured"] = {{"threads", rates->threads},
+                        {"gemm_flops_per_second", rates->gemm_flops_per_second},
+                        {"copy_bytes_per_second", rates->copy_bytes_per_second}};
+  }
+  return json;
+}
+
+std::string to_text(const Machine& machine, const std::optional<Rates>& rates) {
+  constexpr double kGiga = 1e9;
+  std::string text = fmt::format("stableqat    {}{}\n", version(), commit().empty() ? "" : " (" + commit() + ")");
+  text += fmt::format("LibTorch     {}\n", libtorch_version());
+  text += fmt::format("CPU          {}, {} cores\n", machine.cpu_model.empty() ? "unknown" : machine.cpu_model, machine.cores);
+  text += fmt::format("             {}\n", fmt::join(machine.instruction_sets, " "));
+  text += fmt::format("memory       {:.1f} GB, {:.1f} GB available\n", static_cast<double>(machine.memory_bytes) / kGiga,
+                      static_cast<double>(machine.available_memory_bytes) / kGiga);
+  if (machine.gpus.empty()) text += "GPU          none\n";
+  for (const Gpu& gpu : machine.gpus) {
+    text += fmt::format("GPU          {}, compute capability {}, {:.1f} GB\n", gpu.name, gpu.compute_capability,
+                        static_cast<double>(gpu.memory_bytes) / kGiga);
+  }
+  if (rates) {
+    text += fmt::format("fp32 GEMM    {:.0f} GFLOP/s on {} threads\n", rates->gemm_flops_per_second / kGiga, rates->threads);
+    text += fmt::format("memory copy  {:.1f} GB/s, reads and writes\n", rates->copy_bytes_per_second / kGiga);
+  }
+  return text;
+}
+
+struct Options {
+  bool json = false;
+  bool measure = false;
+};
+
+ExitCode run(const Options& options) {
+  const Machine machine = inspect_machine();
+  std::optional<Rates> rates;
+  if (options.measure) rates = measure_rates();
+  // A CPU's name may hold any byte: replace what is not UTF-8.
+  fmt::print("{}",
+             options.json ? to_json(machine, rates).dump(2, ' ', false, Json::error_handler_t::replace) + "\n" : to_text(machine, rates));
+  return ExitCode::kDone;
+}
+
+}  // namespace
+
+void register_info(CLI::App& app, Program& program) {
+  CLI::App& command =
+      add_command(app, program, "info", "Version, CPU, memory and GPUs, as the program sees them", "stableqat info --measure");
+  const auto options = std::make_shared<Options>();
+  command.add_flag("--json", options->json, "Print JSON (fields: docs/commands.md)");
+  command.add_flag("--measure", options->measure, "Also measure the fp32 GEMM rate and the memory copy rate (about 2 s)");
+  command.callback([&program, options] { program.selected = [options] { return run(*options); }; });
+}
+
+}  // namespace stableqat::app

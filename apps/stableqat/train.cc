@@ -1,0 +1,50 @@
+// stableqat train: reads the configuration.
+#include <fmt/format.h>
+
+#include "commands.h"
+#include "stableqat/config/train_config.h"
+
+namespace stableqat::app {
+
+namespace {
+
+struct Options {
+  std::string config;
+  std::vector<std::string> overrides;
+  bool dry_run = false;
+  bool reference = false;
+};
+
+ExitCode run(const Options& options, Console& console) {
+  if (options.reference) {
+    fmt::print("{}", train_config_reference());
+    return ExitCode::kDone;
+  }
+  std::vector<std::string> notices;
+  const TrainConfig config = load_train_config(options.config, options.overrides, notices);
+  for (const std::string& notice : notices) console.log(LogLevel::kInfo, notice);
+  fmt::print("{}", to_yaml(config));
+  return ExitCode::kDone;
+}
+
+}  // namespace
+
+void register_train(CLI::App& app, Program& program) {
+  CLI::App& command = add_command(app, program, "train", "Quantization-aware training",
+                                  "stableqat train --config run.yaml --quantization.bits 3 --train.max_steps 100 --dry-run");
+  const auto options = std::make_shared<Options>();
+  command.add_option("--config", options->config, "YAML file; the PyTorch program's files work too")->type_name("FILE");
+  CLI::Option* dry_run =
+      command.add_flag("--dry-run", options->dry_run, "Check the configuration and print it in full; reads no model and no data");
+  CLI::Option* reference =
+      command.add_flag("--reference", options->reference, "Print the reference page of all keys (docs/configuration.md)");
+  dry_run->excludes(reference);
+  command.allow_extras();
+  command.footer([] { return "Flags of the configuration, type and [default]; a list is written [a,b]:\n" + train_config_help(); });
+  command.callback([&program, &command, options] {
+    options->overrides = command.remaining();
+    program.selected = [&program, options] { return run(*options, program.console); };
+  });
+}
+
+}  // namespace stableqat::app
