@@ -65,7 +65,8 @@ int run(int argc, char** argv) {
     return failed(program.console, static_cast<int>(error.exit_code()), error.what());
   } catch (const std::exception& error) {
     if (is_out_of_memory(error)) return failed(program.console, static_cast<int>(ExitCode::kEnvironment), "not enough memory for this job");
-    return failed(program.console, kInternalError, std::string("internal error, please report it: ") + error.what());
+    const std::string text = error.what();  // LibTorch puts a stack trace below its first line
+    return failed(program.console, kInternalError, "internal error, please report it: " + text.substr(0, text.find('\n')));
   }
 }
 
