@@ -10,4 +10,8 @@ add_executable(compare_tokens golden/compare_tokens.cc)
 target_link_libraries(compare_tokens PRIVATE token_golden CLI11::CLI11)
 stableqat_warnings(compare_tokens)
 
-stableqat_test(tokenizer_test SOURCES unit/tokenizer_golden_test.cc LINK token_golden)
+stableqat_test(
+  tokenizer_test
+  SOURCES unit/tokenizer_golden_test.cc unit/tokenizer_fixtures_test.cc unit/tokenizer_files_test.cc
+  LINK token_golden nlohmann_json::nlohmann_json)
+target_include_directories(tokenizer_test PRIVATE "${PROJECT_SOURCE_DIR}/src")

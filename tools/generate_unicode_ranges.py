@@ -12,7 +12,11 @@ import tokenizers
 from tokenizers import Regex
 from tokenizers.pre_tokenizers import Digits, Split
 
-CLASSES = {"Letter": Split(Regex(r"\p{L}"), "removed"), "Number": Split(Regex(r"\p{N}"), "removed"), "Space": Split(Regex(r"\s"), "removed")}
+CLASSES = {
+    "Letter": Split(Regex(r"\p{L}"), "removed"),
+    "Number": Split(Regex(r"\p{N}"), "removed"),
+    "Space": Split(Regex(r"\s"), "removed"),
+}
 DIGITS = Digits(individual_digits=True)
 
 
@@ -33,7 +37,9 @@ def class_of(code_point):
 
 
 def main():
-    print(f"// Made by tools/generate_unicode_ranges.py from tokenizers {tokenizers.__version__}: first code point of a range and its class.")
+    print(
+        f"// Made by tools/generate_unicode_ranges.py from tokenizers {tokenizers.__version__}: first code point of a range and its class."
+    )
     entries, last = [], None
     for code_point in range(0x110000):
         name = class_of(code_point)

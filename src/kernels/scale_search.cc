@@ -1,56 +1,64 @@
 #include "stableqat/kernels/scale_search.h"
 
-#include <algorithm>
 #include <cmath>
 
-#include "kernels/lane_sum.h"
-#include "kernels/parallel.h"
 #include "stableqat/kernels/quant_math.h"
 
 namespace stableqat::kernels {
 namespace {
 
-// sum (w - w_q)^2 of one row. Summed in T, which is fast and exact enough to compare candidates.
-template <class T, Rounding kRounding>
-T squared_error(QuantElement<T, kRounding> element, T steps_per_scale, std::int64_t columns, const T* weight, T scale) {
+struct Fit {
+  double error = 0;         // sum (w - w_q)^2
+  double weight_code = 0;   // sum w code
+  double code_squared = 0;  // sum code^2
+};
+
+// Sums of one row at one scale. float accumulators within blocks keep the loop vectorized, double ones across blocks keep it exact enough.
+template <class T>
+Fit fit_row(const QuantElement<T>& element, T steps_per_scale, std::int64_t columns, const T* weight, T scale) {
+  constexpr std::int64_t kBlock = 512;
   const T inverse = T(1) / scale;
   const T step = scale / steps_per_scale;
-  return lane_sum<T>(columns, [&](std::int64_t j) {
-    const T difference = weight[j] - element.code(weight[j] * inverse) * step;
-    return difference * difference;
-  });
+  Fit fit;
+  for (std::int64_t begin = 0; begin < columns; begin += kBlock) {
+    const std::int64_t end = begin + kBlock < columns ? begin + kBlock : columns;
+    T error = 0;
+    T weight_code = 0;
+    T code_squared = 0;
+#pragma omp simd reduction(+ : error, weight_code, code_squared)
+    for (std::int64_t j = begin; j < end; ++j) {
+      const T code = element.code(weight[j] * inverse);
+      const T difference = weight[j] - code * step;
+      error += difference * difference;
+      weight_code += weight[j] * code;
+      code_squared += code * code;
+    }
+    fit.error += static_cast<double>(error);
+    fit.weight_code += static_cast<double>(weight_code);
+    fit.code_squared += static_cast<double>(code_squared);
+  }
+  return fit;
 }
 
-// The scale of smallest error for the codes that `scale` gives; 0 when all codes are 0.
-template <class T, Rounding kRounding>
-T least_squares_scale(QuantElement<T, kRounding> element, T steps_per_scale, std::int64_t columns, const T* weight, T scale) {
-  const T inverse = T(1) / scale;
-  const auto code = [&](std::int64_t j) { return element.code(weight[j] * inverse); };
-  const double weight_code = lane_sum<double>(columns, [&](std::int64_t j) { return weight[j] * code(j); });
-  const double code_squared = lane_sum<double>(columns, [&](std::int64_t j) { return code(j) * code(j); });
-  return code_squared > 0 ? static_cast<T>(weight_code / code_squared) * steps_per_scale : T(0);
-}
-
-template <class T, Rounding kRounding>
-T best_scale(QuantElement<T, kRounding> element, T steps_per_scale, std::int64_t columns, const T* weight, int candidates, T largest) {
-  constexpr int kRefinements = 8;
-  const auto error_of = [&](T scale) { return squared_error(element, steps_per_scale, columns, weight, scale); };
+template <class T>
+T best_scale(const QuantElement<T>& element, T steps_per_scale, std::int64_t columns, const T* weight, int candidates, T largest) {
   T best = largest;
-  T best_error = error_of(largest);
+  Fit best_fit = fit_row(element, steps_per_scale, columns, weight, best);
   for (int k = 1; k < candidates; ++k) {
     const T scale = largest * static_cast<T>(k) / static_cast<T>(candidates);
-    if (const T error = error_of(scale); error < best_error) {
+    const Fit fit = fit_row(element, steps_per_scale, columns, weight, scale);
+    if (fit.error < best_fit.error) {
       best = scale;
-      best_error = error;
+      best_fit = fit;
     }
   }
-  for (int round = 0; round < kRefinements; ++round) {
-    const T scale = least_squares_scale(element, steps_per_scale, columns, weight, best);
+  for (int round = 0; round < 8 && best_fit.code_squared > 0; ++round) {
+    const T scale = steps_per_scale * static_cast<T>(best_fit.weight_code / best_fit.code_squared);
     if (!(scale > T(kMinScale))) break;
-    const T error = error_of(scale);
-    if (!(error < best_error)) break;
+    const Fit fit = fit_row(element, steps_per_scale, columns, weight, scale);
+    if (!(fit.error < best_fit.error)) break;
     best = scale;
-    best_error = error;
+    best_fit = fit;
   }
   return best;
 }
@@ -59,13 +67,17 @@ T best_scale(QuantElement<T, kRounding> element, T steps_per_scale, std::int64_t
 
 template <class T>
 void row_magnitudes(std::int64_t rows, std::int64_t columns, const T* weight, T* max_abs, T* mean_abs) {
-#pragma omp parallel for schedule(static) if (worth_sharing(rows, columns))
+#pragma omp parallel for schedule(static)
   for (std::int64_t row = 0; row < rows; ++row) {
     const T* begin = weight + row * columns;
-    const double sum = lane_sum<double>(columns, [&](std::int64_t j) { return std::abs(begin[j]); });
     T largest = 0;
-#pragma omp simd reduction(max : largest)
-    for (std::int64_t j = 0; j < columns; ++j) largest = std::max(largest, std::abs(begin[j]));
+    double sum = 0;
+#pragma omp simd reduction(max : largest) reduction(+ : sum)
+    for (std::int64_t j = 0; j < columns; ++j) {
+      const T magnitude = std::abs(begin[j]);
+      largest = magnitude > largest ? magnitude : largest;
+      sum += static_cast<double>(magnitude);
+    }
     mean_abs[row] = static_cast<T>(sum / static_cast<double>(columns));
     max_abs[row] = std::isfinite(sum) ? largest : mean_abs[row];
   }
@@ -73,15 +85,14 @@ void row_magnitudes(std::int64_t rows, std::int64_t columns, const T* weight, T*
 
 template <class T>
 void search_scale(const QuantRule& rule, std::int64_t rows, std::int64_t columns, const T* weight, int candidates, T* scale) {
+  const QuantElement<T> element(rule);
   const T steps_per_scale = static_cast<T>(rule.steps_per_scale);
-  dispatch(rule, [&]<Rounding kRounding, Slope>() {
-    const QuantElement<T, kRounding> element(rule);
-#pragma omp parallel for schedule(static) if (worth_sharing(rows, columns))
-    for (std::int64_t row = 0; row < rows; ++row) {
-      if (!(scale[row] > T(kMinScale))) continue;
+#pragma omp parallel for schedule(static)
+  for (std::int64_t row = 0; row < rows; ++row) {
+    if (scale[row] > T(kMinScale)) {
       scale[row] = best_scale(element, steps_per_scale, columns, weight + row * columns, candidates, scale[row]);
     }
-  });
+  }
 }
 
 #define STABLEQAT_INSTANTIATE(T)                                                 \

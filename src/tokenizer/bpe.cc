@@ -17,16 +17,17 @@ constexpr std::size_t kShortWord = 64;
 
 }  // namespace
 
-MergeTable::MergeTable(const std::vector<Merge>& merges) {
+MergeTable::MergeTable(const std::vector<Merge>& merges) : merges_(merges.data()) {
   const std::size_t size = std::bit_ceil(2 * merges.size() + 2);
   slots_.resize(size);
   mask_ = size - 1;
   shift_ = 64 - std::countr_zero(size);
   for (std::size_t rank = 0; rank < merges.size(); ++rank) {
-    const Merge& merge = merges[rank];
-    std::size_t i = home(merge.left, merge.right);
-    while (slots_[i].found.rank != kNoMerge && (slots_[i].left != merge.left || slots_[i].right != merge.right)) i = (i + 1) & mask_;
-    slots_[i] = {merge.left, merge.right, {static_cast<std::uint32_t>(rank), merge.result}};
+    const auto [left, right, result] = merges[rank];
+    const std::uint64_t hash = hash_of(left, right);
+    std::size_t i = hash >> shift_;
+    while (slots_[i].rank != kNoMerge && !is_pair(slots_[i].rank, left, right)) i = (i + 1) & mask_;
+    slots_[i] = {static_cast<std::uint32_t>(hash), static_cast<std::uint32_t>(rank)};
   }
 }
 
@@ -72,27 +73,26 @@ void BytePairEncoder::merge(std::string_view word, std::vector<std::int32_t>& id
   if (word.size() > kShortWord) return merge_long(word, ids);
   std::array<std::int32_t, kShortWord> symbols;
   std::array<std::uint32_t, kShortWord> ranks;  // of symbol i with the next one
-  std::array<std::int32_t, kShortWord> results;
   std::size_t count = start(word, symbols.data());
-  const auto look_up = [&](std::size_t i) {
-    const MergeTable::Found found = merges_.find(symbols[i], symbols[i + 1]);
-    ranks[i] = found.rank;
-    results[i] = found.result;
-  };
-  for (std::size_t i = 0; i + 1 < count; ++i) look_up(i);
+  for (std::size_t i = 0; i + 1 < count; ++i) ranks[i] = merges_.rank(symbols[i], symbols[i + 1]);
   while (count > 1) {
-    const auto pairs_end = ranks.begin() + static_cast<std::ptrdiff_t>(count - 1);
-    const auto best = static_cast<std::size_t>(std::min_element(ranks.begin(), pairs_end) - ranks.begin());
-    if (ranks[best] == MergeTable::kNoMerge) break;
-    symbols[best] = results[best];
+    std::uint32_t lowest = MergeTable::kNoMerge;
+    std::size_t best = 0;
+    for (std::size_t i = 0; i + 1 < count; ++i) {
+      if (ranks[i] < lowest) {
+        lowest = ranks[i];
+        best = i;
+      }
+    }
+    if (lowest == MergeTable::kNoMerge) break;
+    symbols[best] = merges_.result(lowest);
     --count;
     for (std::size_t i = best + 1; i < count; ++i) {
       symbols[i] = symbols[i + 1];
       ranks[i - 1] = ranks[i];
-      results[i - 1] = results[i];
     }
-    if (best > 0) look_up(best - 1);
-    if (best + 1 < count) look_up(best);
+    if (best > 0) ranks[best - 1] = merges_.rank(symbols[best - 1], symbols[best]);
+    if (best + 1 < count) ranks[best] = merges_.rank(symbols[best], symbols[best + 1]);
   }
   ids.insert(ids.end(), symbols.begin(), symbols.begin() + static_cast<std::ptrdiff_t>(count));
 }
@@ -112,15 +112,16 @@ void BytePairEncoder::merge_long(std::string_view word, std::vector<std::int32_t
   std::vector<std::int32_t> first_ids(word.size());
   const auto count = static_cast<std::uint32_t>(start(word, first_ids.data()));
   std::vector<Symbol> symbols(count);
-  for (std::uint32_t i = 0; i < count; ++i)
+  for (std::uint32_t i = 0; i < count; ++i) {
     symbols[i] = {first_ids[i], i == 0 ? kNone : i - 1, i + 1 < count ? i + 1 : kNone, MergeTable::kNoMerge};
+  }
 
   // An entry is stale once the pair at its position has another rank.
   using Entry = std::uint64_t;  // rank << 32 | position
   std::vector<Entry> entries;
   const auto update = [&](std::uint32_t i) -> bool {
     Symbol& symbol = symbols[i];
-    symbol.rank = symbol.next == kNone ? MergeTable::kNoMerge : merges_.find(symbol.id, symbols[symbol.next].id).rank;
+    symbol.rank = symbol.next == kNone ? MergeTable::kNoMerge : merges_.rank(symbol.id, symbols[symbol.next].id);
     return symbol.rank != MergeTable::kNoMerge;
   };
   const auto entry = [&](std::uint32_t i) { return static_cast<Entry>(symbols[i].rank) << 32 | i; };
@@ -135,7 +136,7 @@ void BytePairEncoder::merge_long(std::string_view word, std::vector<std::int32_t
     Symbol& left = symbols[i];
     if (left.rank != rank) continue;
     Symbol& right = symbols[left.next];
-    left.id = merges_.find(left.id, right.id).result;
+    left.id = merges_.result(rank);
     right.rank = MergeTable::kNoMerge;
     left.next = right.next;
     if (left.next != kNone) symbols[left.next].previous = i;

@@ -12,36 +12,45 @@
 
 namespace stableqat {
 
-// Pair of ids -> rank and id of the merged token; open addressing, at most half full.
+// Pair of ids -> its merge; open addressing, at most half full. Small slots: most pairs looked up are never merged, and those must be told
+// from the others without leaving the cache.
 class MergeTable {
  public:
-  struct Found {
-    std::uint32_t rank;  // kNoMerge if the pair is never merged
-    std::int32_t result;
-  };
   static constexpr std::uint32_t kNoMerge = 0xFFFFFFFF;
 
+  // Of merges of the same pair the last one counts. `merges` outlives the table.
   explicit MergeTable(const std::vector<Merge>& merges);
 
-  Found find(std::int32_t left, std::int32_t right) const {
-    for (std::size_t i = home(left, right);; i = (i + 1) & mask_) {
+  // Place of the pair in the list of merges, kNoMerge if it is not there.
+  std::uint32_t rank(std::int32_t left, std::int32_t right) const {
+    const std::uint64_t hash = hash_of(left, right);
+    const auto tag = static_cast<std::uint32_t>(hash);
+    for (std::size_t i = hash >> shift_;; i = (i + 1) & mask_) {
       const Slot& slot = slots_[i];
-      if ((slot.left == left && slot.right == right) || slot.found.rank == kNoMerge) return slot.found;
+      if (slot.rank == kNoMerge) return kNoMerge;
+      if (slot.tag == tag && is_pair(slot.rank, left, right)) return slot.rank;
     }
   }
 
+  std::int32_t result(std::uint32_t rank) const { return merges_[rank].result; }
+
  private:
   struct Slot {
-    std::int32_t left = -1;
-    std::int32_t right = -1;
-    Found found{kNoMerge, -1};
+    std::uint32_t tag = 0;
+    std::uint32_t rank = kNoMerge;
   };
 
-  std::size_t home(std::int32_t left, std::int32_t right) const {
-    const std::uint64_t key = static_cast<std::uint64_t>(static_cast<std::uint32_t>(left)) << 32 | static_cast<std::uint32_t>(right);
-    return (key * 0x9E3779B97F4A7C15u) >> shift_;
+  bool is_pair(std::uint32_t rank, std::int32_t left, std::int32_t right) const {
+    return merges_[rank].left == left && merges_[rank].right == right;
   }
 
+  static std::uint64_t hash_of(std::int32_t left, std::int32_t right) {
+    std::uint64_t key = static_cast<std::uint64_t>(static_cast<std::uint32_t>(left)) << 32 | static_cast<std::uint32_t>(right);
+    key *= 0x9E3779B97F4A7C15u;  // 2^64 / golden ratio
+    return key ^ key >> 32;
+  }
+
+  const Merge* merges_;
   std::vector<Slot> slots_;
   std::size_t mask_ = 0;
   int shift_ = 0;
@@ -50,7 +59,7 @@ class MergeTable {
 // Merges as Hugging Face's BPE does: always the pair of lowest rank, the leftmost of equal ones. Immutable.
 class BytePairEncoder {
  public:
-  // `bytes`: what each id stands for; outlives the encoder. `mergeable[id]`: the id may come out of a word.
+  // `spec` and `bytes`, what each id stands for, outlive the encoder. `mergeable[id]`: the id may come out of a word.
   BytePairEncoder(const TokenizerSpec& spec, const TokenTable& bytes, const std::vector<bool>& mergeable);
 
   // Appends the ids of a word that is not empty.

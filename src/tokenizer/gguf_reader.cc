@@ -33,9 +33,10 @@ std::string key_of(std::string_view name) { return std::string(kPrefix) + std::s
 const KnownRules& rules_of(const GgufFile& file) {
   const std::string where = file.path().string();
   const auto model = file.get_string(key_of("model"));
-  if (!model)
+  if (!model) {
     throw DataError(
         {where, "no key " + key_of("model"), "a model file with its tokenizer", "convert the model again, vocabulary included"});
+  }
   if (*model != "gpt2") {
     throw ConfigError(
         {where + ", " + key_of("model"), "\"" + *model + "\"", "\"gpt2\" (byte-level BPE)", "use a model with such a tokenizer"});
@@ -53,8 +54,9 @@ const KnownRules& rules_of(const GgufFile& file) {
 void read_vocabulary(const GgufFile& file, TokenizerSpec& spec) {
   const auto* tokens = file.get_strings(key_of("tokens"));
   const auto* types = file.get_ints(key_of("token_type"));
-  if (tokens == nullptr || tokens->empty())
+  if (tokens == nullptr || tokens->empty()) {
     throw DataError({spec.source, "no key " + key_of("tokens"), "a vocabulary", "convert the model again"});
+  }
   if (types != nullptr && types->size() != tokens->size()) {
     throw DataError({spec.source + ", " + key_of("token_type"), std::to_string(types->size()) + " entries", std::to_string(tokens->size()),
                      "convert the model again"});
@@ -84,8 +86,9 @@ void read_vocabulary(const GgufFile& file, TokenizerSpec& spec) {
 
 void read_merges(const GgufFile& file, TokenizerSpec& spec) {
   const auto* lines = file.get_strings(key_of("merges"));
-  if (lines == nullptr)
+  if (lines == nullptr) {
     throw DataError({spec.source, "no key " + key_of("merges"), "the merges of a BPE tokenizer", "convert the model again"});
+  }
   std::vector<std::pair<std::string, std::string>> merges;
   merges.reserve(lines->size());
   for (std::size_t rank = 0; rank < lines->size(); ++rank) {

@@ -5,6 +5,7 @@
 #include <nlohmann/json.hpp>
 #include <string_view>
 
+#include "io/strict_json.h"
 #include "stableqat/base/error.h"
 #include "stableqat/base/file.h"
 #include "tokenizer/readers.h"
@@ -16,25 +17,16 @@ namespace {
 using Json = nlohmann::json;
 namespace fs = std::filesystem;
 
-// What a model folder may hold that belongs to its tokenizer.
-constexpr std::array<std::string_view, 8> kTokenizerFiles = {"tokenizer.json",
-                                                             "tokenizer_config.json",
-                                                             "special_tokens_map.json",
-                                                             "added_tokens.json",
-                                                             "chat_template.json",
-                                                             "chat_template.jinja",
-                                                             "vocab.json",
-                                                             "merges.txt"};
+// What a model folder may hold for its tokenizer beside tokenizer.json.
+constexpr std::array<std::string_view, 7> kSettingsFiles = {"tokenizer_config.json",
+                                                            "special_tokens_map.json",
+                                                            "added_tokens.json",
+                                                            "chat_template.json",
+                                                            "chat_template.jinja",
+                                                            "vocab.json",
+                                                            "merges.txt"};
 
-constexpr int kDeepestSequence = 8;
-
-Json parse_json(const std::string& text, const std::string& where) {
-  try {
-    return Json::parse(text);
-  } catch (const Json::exception& error) {
-    throw DataError({where, error.what(), "valid JSON", "fetch the file again"});
-  }
-}
+constexpr int kDeepestJson = 32;
 
 // The member, or null.
 const Json& member(const Json& object, const char* key) {
@@ -50,7 +42,7 @@ bool flag(const Json& object, const char* key, bool absent) {
 
 class Reader {
  public:
-  explicit Reader(const fs::path& file) { spec_.source = file.string(); }
+  explicit Reader(std::string name) { spec_.source = std::move(name); }
 
   TokenizerSpec read(const Json& root) {
     try {
@@ -60,7 +52,7 @@ class Reader {
       check_unique();
       resolve_merges(spec_, merges_);
       read_pre_tokenizer(member(root, "pre_tokenizer"));
-      read_post_processor(member(root, "post_processor"), 0);
+      read_post_processor(member(root, "post_processor"));
       const Json& decoder = member(root, "decoder");
       reject_unless(decoder, "decoder", decoder.is_null() || type_of(decoder) == "ByteLevel", "ByteLevel");
     } catch (const Json::exception& error) {
@@ -83,8 +75,13 @@ class Reader {
 
   void reject_unless(const Json& step, const std::string& part, bool supported, const std::string& expected) const {
     if (supported) return;
-    const std::string text = step.dump();
+    const std::string text = step.dump(-1, ' ', true);
     reject(part, text.size() > 200 ? text.substr(0, 200) + "..." : text, expected);
+  }
+
+  std::int64_t integer(const Json& value, const std::string& part) const {
+    if (!value.is_number_integer()) fail(part, value.dump(), "an integer");
+    return value.get<std::int64_t>();
   }
 
   [[noreturn]] void fail(const std::string& part, const std::string& found, const std::string& expected) const {
@@ -104,28 +101,32 @@ class Reader {
     spec_.ignore_merges = flag(model, "ignore_merges", false);
     spec_.fuse_unknown = flag(model, "fuse_unk", false);
     read_vocabulary(member(model, "vocab"));
+    // A name that is not in the vocabulary matters only where a byte has no token.
     const Json& unknown = member(model, "unk_token");
     if (!unknown.is_null()) spec_.unknown_id = id_of(unknown.get<std::string>());
     read_merges(member(model, "merges"));
   }
 
   void read_vocabulary(const Json& vocabulary) {
-    if (!vocabulary.is_object() || vocabulary.empty())
+    if (!vocabulary.is_object() || vocabulary.empty()) {
       fail("model.vocab", vocabulary.is_null() ? "nothing" : "no tokens", "tokens and their ids");
-    for (const auto& [token, id] : vocabulary.items()) place(token, id.get<std::int64_t>(), vocabulary.size(), "model.vocab");
+    }
+    for (const auto& [token, id] : vocabulary.items()) place(token, integer(id, "model.vocab"), vocabulary.size(), "model.vocab");
   }
 
   // Ids may leave gaps, but not so wide that the table would be mostly empty.
   void place(const std::string& token, std::int64_t id, std::size_t known, const std::string& part) {
     const auto limit = static_cast<std::int64_t>(2 * known + 65536);
     if (token.empty()) fail(part, "an empty token", "tokens of at least one character");
-    if (id < 0 || id >= limit)
+    if (id < 0 || id >= limit) {
       fail(part + ", \"" + token + "\"", "id " + std::to_string(id), "an id from 0 to " + std::to_string(limit - 1));
+    }
     const auto index = static_cast<std::size_t>(id);
     if (index >= spec_.spelled.size()) spec_.spelled.resize(index + 1);
     std::string& place = spec_.spelled[index];
-    if (!place.empty() && place != token)
+    if (!place.empty() && place != token) {
       fail(part, "id " + std::to_string(id) + " for \"" + place + "\" and \"" + token + "\"", "one token for each id");
+    }
     place = token;
   }
 
@@ -159,9 +160,10 @@ class Reader {
       token.lstrip = flag(entry, "lstrip", false);
       token.rstrip = flag(entry, "rstrip", false);
       token.normalized = flag(entry, "normalized", !token.special);
-      if (flag(entry, "single_word", false))
+      if (flag(entry, "single_word", false)) {
         reject("added_tokens, \"" + token.text + "\"", "single_word", "tokens that are found anywhere");
-      const auto id = entry.at("id").get<std::int64_t>();
+      }
+      const std::int64_t id = integer(entry.at("id"), "added_tokens");
       place(token.text, id, spec_.spelled.size() + tokens.size(), "added_tokens");
       token.id = static_cast<std::int32_t>(id);
       spec_.added.push_back(std::move(token));
@@ -174,29 +176,30 @@ class Reader {
     for (std::size_t id = 0; id < spec_.spelled.size(); ++id) {
       if (spec_.spelled[id].empty()) continue;
       const auto [place, added] = ids.emplace(spec_.spelled[id], id);
-      if (!added)
+      if (!added) {
         fail("\"" + spec_.spelled[id] + "\"", "ids " + std::to_string(place->second) + " and " + std::to_string(id),
              "one id for each token");
+      }
     }
     for (std::size_t i = 1; i < spec_.added.size(); ++i) {
-      if (spec_.added[i].id == spec_.added[i - 1].id)
+      if (spec_.added[i].id == spec_.added[i - 1].id) {
         fail("added_tokens", "id " + std::to_string(spec_.added[i].id) + " twice", "each id once");
+      }
     }
   }
 
   // Sequences of sequences as one list.
-  void flatten(const Json& step, const char* list, int depth, std::vector<const Json*>& steps) const {
+  static void flatten(const Json& step, const char* list, std::vector<const Json*>& steps) {
     if (type_of(step) != "Sequence") {
       steps.push_back(&step);
       return;
     }
-    if (depth == kDeepestSequence) fail(list, "sequences nested too deeply", "a list of steps");
-    for (const Json& inner : step.at(list)) flatten(inner, list, depth + 1, steps);
+    for (const Json& inner : step.at(list)) flatten(inner, list, steps);
   }
 
   void read_pre_tokenizer(const Json& pre_tokenizer) {
     std::vector<const Json*> steps;
-    flatten(pre_tokenizer, "pretokenizers", 0, steps);
+    flatten(pre_tokenizer, "pretokenizers", steps);
     bool has_pattern = false;
     bool has_bytes = false;
     for (const Json* step : steps) {
@@ -231,11 +234,11 @@ class Reader {
     return pattern.has_value();
   }
 
-  void read_post_processor(const Json& processor, int depth) {
+  void read_post_processor(const Json& processor) {
     const std::string type = type_of(processor);
     if (processor.is_null() || type == "ByteLevel") return;
-    if (type == "Sequence" && depth < kDeepestSequence) {
-      for (const Json& inner : processor.at("processors")) read_post_processor(inner, depth + 1);
+    if (type == "Sequence") {
+      for (const Json& inner : processor.at("processors")) read_post_processor(inner);
     } else if (type == "TemplateProcessing") {
       read_template(processor);
     } else {
@@ -253,9 +256,10 @@ class Reader {
       }
       const std::string name = piece.at("SpecialToken").at("id").get<std::string>();
       for (const Json& value : processor.at("special_tokens").at(name).at("ids")) {
-        const auto id = value.get<std::int64_t>();
-        if (id < 0 || id >= static_cast<std::int64_t>(spec_.spelled.size()))
+        const std::int64_t id = integer(value, "post_processor");
+        if (id < 0 || id >= static_cast<std::int64_t>(spec_.spelled.size())) {
           fail("post_processor", "id " + std::to_string(id), "an id of the vocabulary");
+        }
         (after_text ? spec_.suffix : spec_.prefix).push_back(static_cast<std::int32_t>(id));
       }
     }
@@ -281,8 +285,9 @@ std::string chat_template_of(const Json& settings) {
   if (value.is_string()) return value.get<std::string>();
   if (!value.is_array()) return "";
   for (const Json& entry : value) {
-    if (entry.is_object() && member(entry, "name") == "default" && member(entry, "template").is_string())
+    if (entry.is_object() && member(entry, "name") == "default" && member(entry, "template").is_string()) {
       return entry["template"].get<std::string>();
+    }
   }
   return "";
 }
@@ -299,7 +304,7 @@ void read_settings(TokenizerSpec& spec, const fs::path& folder) {
     const std::string* content = content_of(spec, name);
     if (content == nullptr) continue;
     const std::string where = (folder / name).string();
-    const Json settings = parse_json(*content, where);
+    const Json settings = io::parse_strict_json(*content, where, kDeepestJson);
     if (!settings.is_object()) throw DataError({where, "no object", "an object of settings", "fetch the file again"});
     if (!spec.bos_id) spec.bos_id = named_token(spec, settings, "bos_token");
     if (!spec.eos_id) spec.eos_id = named_token(spec, settings, "eos_token");
@@ -311,17 +316,20 @@ void read_settings(TokenizerSpec& spec, const fs::path& folder) {
 
 }  // namespace
 
+TokenizerSpec read_tokenizer_json(std::string_view json, const std::string& name) {
+  TokenizerSpec spec = Reader(name).read(io::parse_strict_json(json, name, kDeepestJson));
+  spec.original_files = {{"tokenizer.json", std::string(json)}};
+  return spec;
+}
+
 TokenizerSpec read_huggingface_tokenizer(const fs::path& path) {
   std::error_code ignored;
   const fs::path file = fs::is_directory(path, ignored) ? path / "tokenizer.json" : path;
   const fs::path folder = file.parent_path();
-  std::vector<OriginalFile> originals = {{"tokenizer.json", read_text_file(file)}};
-  for (const std::string_view name : kTokenizerFiles) {
-    if (name != "tokenizer.json" && fs::exists(folder / name, ignored))
-      originals.push_back({std::string(name), read_text_file(folder / name)});
+  TokenizerSpec spec = read_tokenizer_json(read_text_file(file), file.string());
+  for (const std::string_view name : kSettingsFiles) {
+    if (fs::exists(folder / name, ignored)) spec.original_files.push_back({std::string(name), read_text_file(folder / name)});
   }
-  TokenizerSpec spec = Reader(file).read(parse_json(originals[0].content, file.string()));
-  spec.original_files = std::move(originals);
   read_settings(spec, folder);
   return spec;
 }

@@ -2,6 +2,8 @@
 #pragma once
 
 #include <filesystem>
+#include <string>
+#include <string_view>
 #include <vector>
 
 #include "stableqat/io/gguf.h"
@@ -12,6 +14,9 @@ namespace stableqat {
 TokenizerSpec read_gguf_tokenizer(const GgufFile& file);
 
 TokenizerSpec read_huggingface_tokenizer(const std::filesystem::path& path);
+
+// The content of a tokenizer.json by itself; `name` stands for the file in messages.
+TokenizerSpec read_tokenizer_json(std::string_view json, const std::string& name);
 
 // tokenizer.json and tokenizer_config.json that say what the spec says.
 std::vector<OriginalFile> huggingface_files(const TokenizerSpec& spec);

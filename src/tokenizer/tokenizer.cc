@@ -121,6 +121,10 @@ Tokenizer Tokenizer::from_huggingface(const std::filesystem::path& path) {
   return Tokenizer(std::make_shared<const Data>(read_huggingface_tokenizer(path)));
 }
 
+Tokenizer Tokenizer::from_json(std::string_view json, const std::string& name) {
+  return Tokenizer(std::make_shared<const Data>(read_tokenizer_json(json, name)));
+}
+
 std::vector<std::int32_t> Tokenizer::encode(std::string_view text, EncodeOptions options) const {
   std::vector<std::int32_t> ids;
   encode(text, ids, options);

@@ -1,4 +1,5 @@
 // compare_tokens FILE --text F --model M: does our tokenizer give the ids that FILE holds for the sections of F? Exit 0 if all of them.
+// --save DIR writes the tokenizer as a Hugging Face folder first, for other programs to read.
 #include <CLI/CLI.hpp>
 #include <cstdio>
 
@@ -13,9 +14,13 @@ int main(int argc, char** argv) {
   app.add_option("FILE", golden_file, "JSON: count, SHA-256 and first ids of each section")->required();
   app.add_option("--text", text_file, "the text, plain or .xz, in sections under lines \"===== name =====\"")->required();
   app.add_option("--model", model, "GGUF file, Hugging Face folder or tokenizer.json")->required();
+  std::string folder;
+  app.add_option("--save", folder, "also write the tokenizer to this Hugging Face folder");
   CLI11_PARSE(app, argc, argv);
   try {
-    const auto result = stableqat::golden::compare_tokens(stableqat::golden::open_tokenizer(model), golden_file, text_file);
+    const stableqat::Tokenizer tokenizer = stableqat::golden::open_tokenizer(model);
+    if (!folder.empty()) tokenizer.save_huggingface(folder);
+    const auto result = stableqat::golden::compare_tokens(tokenizer, golden_file, text_file);
     for (const std::string& line : result.mismatches) std::printf("%s\n", line.c_str());
     std::printf("%zu sections, %zu mismatches\n", result.sections, result.mismatches.size());
     return result.mismatches.empty() && result.sections > 0 ? 0 : 1;

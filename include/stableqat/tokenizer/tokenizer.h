@@ -39,6 +39,9 @@ class Tokenizer {
   // it are read where present. Truncation and padding settings play no role here. Errors as from_gguf, and DataError for invalid JSON.
   static Tokenizer from_huggingface(const std::filesystem::path& path);
 
+  // The same for the content of a tokenizer.json alone; `name` stands for its path in messages.
+  static Tokenizer from_json(std::string_view json, const std::string& name);
+
   // Ids of the text. Time and memory grow linearly with the text (one single word of n bytes: n log n).
   std::vector<std::int32_t> encode(std::string_view text, EncodeOptions options = {}) const;
   // The same, appended to `ids`.
