@@ -1,1 +1,5 @@
 stableqat_test(io_test SOURCES unit/io_half_test.cc unit/io_gguf_test.cc unit/io_safetensors_test.cc LINK stableqat::io ZLIB::ZLIB)
+
+include("${CMAKE_CURRENT_SOURCE_DIR}/fuzz/replay.cmake")
+stableqat_fuzz_replay(gguf LINK stableqat::io)
+stableqat_fuzz_replay(safetensors LINK stableqat::io)

@@ -1,1 +1,19 @@
-stableqat_test(quant_test SOURCES unit/quant_quantized_weight_test.cc LINK stableqat::quant)
+add_library(quantizer_cases STATIC golden/quantizer_cases.cc)
+target_include_directories(quantizer_cases PUBLIC "${CMAKE_CURRENT_SOURCE_DIR}/golden")
+target_link_libraries(quantizer_cases PUBLIC stableqat::quant PRIVATE nlohmann_json::nlohmann_json)
+stableqat_warnings(quantizer_cases)
+
+add_executable(compare_quantizers golden/compare_quantizers.cc)
+target_link_libraries(compare_quantizers PRIVATE quantizer_cases)
+stableqat_warnings(compare_quantizers)
+add_test(NAME compare_quantizers COMMAND compare_quantizers "${CMAKE_CURRENT_SOURCE_DIR}/golden/data/quantizers.json")
+
+stableqat_test(
+  quant_test
+  SOURCES unit/quant_golden_test.cc
+          unit/quant_kernels_test.cc
+          unit/quant_quantized_weight_test.cc
+          unit/quant_scale_init_test.cc
+          unit/quant_spec_test.cc
+          unit/quant_surrogate_test.cc
+  LINK quantizer_cases)

@@ -25,7 +25,7 @@ CLI::App& add_command(CLI::App& app, Program& program, const std::string& name, 
 void register_info(CLI::App& app, Program& program);
 void register_train(CLI::App& app, Program& program);
 
-std::string version();  // "0.1.0"
-std::string commit();   // 12 digits, with "-dirty" when tracked files differed; "" when built outside of git
+std::string commit();        // 12 digits, with "-dirty" when tracked files differed; "" when built outside of git
+std::string version_text();  // "0.1.0 (COMMIT)"
 
 }  // namespace stableqat::app

@@ -8,6 +8,7 @@
 #include "commands.h"
 #include "machine.h"
 #include "measure.h"
+#include "stableqat/base/version.h"
 
 namespace stableqat::app {
 
@@ -20,7 +21,7 @@ Json to_json(const Machine& machine, const std::optional<Rates>& rates) {
   for (const Gpu& gpu : machine.gpus) {
     gpus.push_back({{"name", gpu.name}, {"compute_capability", gpu.compute_capability}, {"memory_bytes", gpu.memory_bytes}});
   }
-  Json json = {{"version", version()},
+  Json json = {{"version", std::string(version())},
                {"commit", commit()},
                {"libtorch", libtorch_version()},
                {"cpu", {{"model", machine.cpu_model}, {"cores", machine.cores}, {"instruction_sets", machine.instruction_sets}}},
@@ -36,7 +37,7 @@ Json to_json(const Machine& machine, const std::optional<Rates>& rates) {
 
 std::string to_text(const Machine& machine, const std::optional<Rates>& rates) {
   constexpr double kGiga = 1e9;
-  std::string text = fmt::format("stableqat    {}{}\n", version(), commit().empty() ? "" : " (" + commit() + ")");
+  std::string text = fmt::format("stableqat    {}\n", version_text());
   text += fmt::format("LibTorch     {}\n", libtorch_version());
   text += fmt::format("CPU          {}, {} cores\n", machine.cpu_model.empty() ? "unknown" : machine.cpu_model, machine.cores);
   text += fmt::format("             {}\n", fmt::join(machine.instruction_sets, " "));

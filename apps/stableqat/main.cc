@@ -17,8 +17,6 @@ using namespace stableqat::app;
 
 constexpr int kInternalError = 1;  // a fault of ours: not one of the library's errors
 
-std::string version_line() { return "stableqat " + version() + (commit().empty() ? "" : " (" + commit() + ")"); }
-
 bool is_out_of_memory(const std::exception& error) {
   const std::string_view text = error.what();
   return dynamic_cast<const std::bad_alloc*>(&error) != nullptr || text.find("allocate memory") != text.npos ||
@@ -44,7 +42,7 @@ int failed(Console& console, int code, const std::string& message) {
 int run(int argc, char** argv) {
   Program program;
   CLI::App app("Quantization-aware training of language models in 2, 3 and 4 bits", "stableqat");
-  app.set_version_flag("--version", version_line());
+  app.set_version_flag("--version", "stableqat " + version_text());
   app.require_subcommand(1);
   register_info(app, program);
   register_train(app, program);
@@ -67,7 +65,8 @@ int run(int argc, char** argv) {
     return failed(program.console, static_cast<int>(error.exit_code()), error.what());
   } catch (const std::exception& error) {
     if (is_out_of_memory(error)) return failed(program.console, static_cast<int>(ExitCode::kEnvironment), "not enough memory for this job");
-    return failed(program.console, kInternalError, std::string("internal error, please report it: ") + error.what());
+    const std::string text = error.what();  // LibTorch puts a stack trace below its first line
+    return failed(program.console, kInternalError, "internal error, please report it: " + text.substr(0, text.find('\n')));
   }
 }
 

@@ -3,6 +3,7 @@
 
 #include "commands.h"
 #include "stableqat/config/train_config.h"
+#include "stableqat/train/settings.h"
 
 namespace stableqat::app {
 
@@ -22,6 +23,7 @@ ExitCode run(const Options& options, Console& console) {
   }
   std::vector<std::string> notices;
   const TrainConfig config = load_train_config(options.config, options.overrides, notices);
+  quantization_settings(config.quantization);  // for its checks
   for (const std::string& notice : notices) console.log(LogLevel::kInfo, notice);
   fmt::print("{}", to_yaml(config));
   return ExitCode::kDone;

@@ -40,7 +40,8 @@ Setting leaf(const YAML::Node& node, std::string name, std::string where) {
   setting.is_list = true;
   for (const YAML::Node& item : node) {
     if (!item.IsScalar()) {
-      throw ConfigError({setting.where, "a list with nested or empty items in '" + setting.name + "'", "a list of plain values", ""});
+      throw ConfigError({setting.where.empty() ? "--" + setting.name : setting.where + ": " + setting.name,
+                         "a list with nested or empty items", "a list of plain values", ""});
     }
     setting.values.push_back(item.Scalar());
   }
@@ -92,11 +93,13 @@ class YamlReader {
 std::vector<Setting> settings_from_yaml(const std::filesystem::path& path, std::span<const std::string> known) {
   const std::string file = path.string();
   const std::vector<YAML::Node> documents = parse_file(read_text_file(path), file);
-  if (documents.size() > 1)
+  if (documents.size() > 1) {
     throw ConfigError({file, std::to_string(documents.size()) + " YAML documents", "one", "remove the lines `---`"});
+  }
   if (documents.empty() || documents.front().IsNull()) return {};
-  if (!documents.front().IsMap())
+  if (!documents.front().IsMap()) {
     throw ConfigError({at_line(file, documents.front().Mark()), "no keys", "lines of the form `key: value`", ""});
+  }
   YamlReader reader(file, known);
   reader.read_map(documents.front(), "");
   return std::move(reader.settings);

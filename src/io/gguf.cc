@@ -1,5 +1,6 @@
 #include "stableqat/io/gguf.h"
 
+#include <algorithm>
 #include <bit>
 #include <cstring>
 #include <limits>
@@ -201,8 +202,9 @@ GgufTensor read_tensor_info(Cursor& cursor, std::uint64_t index) {
   tensor.shape.resize(dims);
   for (std::uint32_t d = dims; d-- > 0;) {
     const auto size = cursor.number<std::uint64_t>(field);
-    if (size == 0 || size > kMaxBytes / 8 / tensor.element_count)
+    if (size == 0 || size > kMaxBytes / 8 / tensor.element_count) {
       cursor.fail(field, "dimension " + std::to_string(size), "a size from 1 to memory's end");
+    }
     tensor.element_count *= size;
     tensor.shape[d] = static_cast<std::int64_t>(size);
   }
@@ -231,7 +233,7 @@ std::uint64_t alignment_of(const GgufFile& file, const Cursor& cursor) {
 std::uint64_t padded(std::uint64_t size, std::uint64_t alignment) { return (size + alignment - 1) / alignment * alignment; }
 
 // Turns offsets into file positions. Tensors follow each other in the order of their infos, padded to `alignment`: the rule of ggml's
-// reader, which excludes overlap. Behind a tensor of unknown size any later aligned offset is taken.
+// reader, which excludes overlap. A tensor of unknown type takes all bytes up to the next one, wherever that is.
 void place_tensors(std::vector<GgufTensor>& tensors, const Cursor& cursor, std::uint64_t alignment) {
   if (tensors.empty()) return;
   const std::uint64_t data_start = padded(cursor.position(), alignment);
@@ -241,23 +243,27 @@ void place_tensors(std::vector<GgufTensor>& tensors, const Cursor& cursor, std::
   }
   const std::uint64_t data_size = file_size - data_start;
   std::uint64_t expected = 0;
-  GgufTensor* unknown = nullptr;  // the tensor before, if its size is not known
-  for (GgufTensor& tensor : tensors) {
+  for (std::size_t i = 0; i < tensors.size(); ++i) {
+    GgufTensor& tensor = tensors[i];
     const std::string field = "tensor " + tensor.name;
-    const bool in_order = unknown != nullptr ? tensor.offset >= expected && tensor.offset % alignment == 0 : tensor.offset == expected;
-    if (!in_order)
-      cursor.fail(field, "offset " + std::to_string(tensor.offset), (unknown != nullptr ? "at least " : "") + std::to_string(expected));
+    if (tensor.offset != expected) cursor.fail(field, "offset " + std::to_string(tensor.offset), std::to_string(expected));
+    if (!ggml_block(tensor.type)) {
+      const std::uint64_t next = i + 1 < tensors.size() ? tensors[i + 1].offset : data_size;
+      tensor.byte_size = next - std::min(tensor.offset, next);
+    }
     if (tensor.offset > data_size || tensor.byte_size > data_size - tensor.offset) {
       cursor.fail(field, "a file of " + std::to_string(file_size) + " bytes",
-                  "data of " + std::to_string(tensor.byte_size) + " bytes at offset " + std::to_string(tensor.offset) +
-                      " of the data section at byte " + std::to_string(data_start));
+                  std::to_string(tensor.byte_size) + " bytes of data at byte " + std::to_string(data_start) + " + " +
+                      std::to_string(tensor.offset));
     }
-    if (unknown != nullptr) unknown->byte_size = tensor.offset - (unknown->offset - data_start);
-    unknown = ggml_block(tensor.type) ? nullptr : &tensor;
     expected = padded(tensor.offset + tensor.byte_size, alignment);
     tensor.offset += data_start;
   }
-  if (unknown != nullptr) unknown->byte_size = file_size - unknown->offset;
+}
+
+template <class T>
+std::optional<T> copy_of(const T* value) {
+  return value == nullptr ? std::nullopt : std::optional<T>(*value);
 }
 
 }  // namespace
@@ -298,19 +304,11 @@ const T* GgufFile::find_value(std::string_view key, const char* expected) const 
   const auto found = metadata_.find(key);
   if (found == metadata_.end()) return nullptr;
   const T* value = std::get_if<T>(&found->second);
-  if (value == nullptr)
+  if (value == nullptr) {
     throw DataError({path_.string() + ", metadata " + std::string(key), "a value of another type", expected, "make the file again"});
+  }
   return value;
 }
-
-namespace {
-
-template <class T>
-std::optional<T> copy_of(const T* value) {
-  return value == nullptr ? std::nullopt : std::optional<T>(*value);
-}
-
-}  // namespace
 
 std::optional<std::int64_t> GgufFile::get_int(std::string_view key) const { return copy_of(find_value<std::int64_t>(key, "an integer")); }
 std::optional<double> GgufFile::get_float(std::string_view key) const { return copy_of(find_value<double>(key, "a real number")); }

@@ -55,8 +55,9 @@ std::uint64_t count_elements(const std::vector<std::int64_t>& shape, std::uint64
   std::uint64_t count = 1;
   for (const std::int64_t size : shape) {
     const auto factor = static_cast<std::uint64_t>(size);
-    if (factor != 0 && count > kMaxBytes / element_size / factor)
+    if (factor != 0 && count > kMaxBytes / element_size / factor) {
       fail(where, "a shape of more than 2^63 bytes", "a tensor that fits memory");
+    }
     count *= factor;
   }
   return count;
@@ -81,8 +82,9 @@ SafetensorsTensor read_entry(const std::string& name, const nlohmann::json& entr
   tensor.offset = static_cast<std::uint64_t>(range[0]);
   tensor.byte_size = static_cast<std::uint64_t>(range[1] - range[0]);
   const std::uint64_t needed = tensor.element_count * dtype_size(*dtype);
-  if (tensor.byte_size != needed)
+  if (tensor.byte_size != needed) {
     fail(where, "data_offsets of " + std::to_string(tensor.byte_size) + " bytes", std::to_string(needed) + " for its dtype and shape");
+  }
   return tensor;
 }
 
@@ -102,8 +104,9 @@ void place_tensors(std::vector<SafetensorsTensor>& tensors, std::uint64_t data_s
     end += tensor.byte_size;
     tensor.offset += data_start;
   }
-  if (end != file_size - data_start)
+  if (end != file_size - data_start) {
     fail(file, std::to_string(file_size - data_start) + " bytes of data", std::to_string(end) + " by the header");
+  }
 }
 
 std::map<std::string, std::string, std::less<>> read_metadata(const nlohmann::json& entries, const std::string& file) {
@@ -179,8 +182,9 @@ const SafetensorsTensor* SafetensorsFile::find_tensor(std::string_view name) con
 
 const SafetensorsTensor& SafetensorsFile::tensor(std::string_view name) const {
   const SafetensorsTensor* found = find_tensor(name);
-  if (found == nullptr)
+  if (found == nullptr) {
     throw DataError({path_.string(), "no tensor " + std::string(name), "that tensor", "check that the file belongs to this model"});
+  }
   return *found;
 }
 

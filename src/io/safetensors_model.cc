@@ -22,8 +22,9 @@ fs::path shard_path(const fs::path& index_path, const std::string& tensor, const
   const std::string where = index_path.string() + ", tensor " + tensor;
   if (!shard.is_string()) fail(where, shard.type_name(), "the name of a shard");
   const fs::path name = shard.get<std::string>();
-  if (name.empty() || name != name.filename() || name == "." || name == "..")
+  if (name.empty() || name != name.filename() || name == "." || name == "..") {
     fail(where, "shard " + name.string(), "a file name without folders");
+  }
   return index_path.parent_path() / name;
 }
 
@@ -52,8 +53,9 @@ void SafetensorsModel::open_shards(const fs::path& index_path) {
     const fs::path path = shard_path(index_path, tensor, shard);
     const auto [position, is_new] = opened.emplace(path, files_.size());
     if (is_new) files_.emplace_back(path);
-    if (files_[position->second].find_tensor(tensor) == nullptr)
+    if (files_[position->second].find_tensor(tensor) == nullptr) {
       fail(path.string(), "no tensor " + tensor, "what " + index_path.filename().string() + " lists");
+    }
     shard_of_.emplace(tensor, position->second);
   }
 }

@@ -1,64 +1,56 @@
 #include "stableqat/kernels/scale_search.h"
 
+#include <algorithm>
 #include <cmath>
 
+#include "kernels/lane_sum.h"
+#include "kernels/parallel.h"
 #include "stableqat/kernels/quant_math.h"
 
 namespace stableqat::kernels {
 namespace {
 
-struct Fit {
-  double error = 0;         // sum (w - w_q)^2
-  double weight_code = 0;   // sum w code
-  double code_squared = 0;  // sum code^2
-};
-
-// Sums of one row at one scale. float accumulators within blocks keep the loop vectorized, double ones across blocks keep it exact enough.
-template <class T>
-Fit fit_row(const QuantElement<T>& element, T steps_per_scale, std::int64_t columns, const T* weight, T scale) {
-  constexpr std::int64_t kBlock = 512;
+// sum (w - w_q)^2 of one row. Summed in T, which is fast and exact enough to compare candidates.
+template <class T, Rounding kRounding>
+T squared_error(QuantElement<T, kRounding> element, T steps_per_scale, std::int64_t columns, const T* weight, T scale) {
   const T inverse = T(1) / scale;
   const T step = scale / steps_per_scale;
-  Fit fit;
-  for (std::int64_t begin = 0; begin < columns; begin += kBlock) {
-    const std::int64_t end = begin + kBlock < columns ? begin + kBlock : columns;
-    T error = 0;
-    T weight_code = 0;
-    T code_squared = 0;
-#pragma omp simd reduction(+ : error, weight_code, code_squared)
-    for (std::int64_t j = begin; j < end; ++j) {
-      const T code = element.code(weight[j] * inverse);
-      const T difference = weight[j] - code * step;
-      error += difference * difference;
-      weight_code += weight[j] * code;
-      code_squared += code * code;
-    }
-    fit.error += static_cast<double>(error);
-    fit.weight_code += static_cast<double>(weight_code);
-    fit.code_squared += static_cast<double>(code_squared);
-  }
-  return fit;
+  return lane_sum<T>(columns, [&](std::int64_t j) {
+    const T difference = weight[j] - element.code(weight[j] * inverse) * step;
+    return difference * difference;
+  });
 }
 
-template <class T>
-T best_scale(const QuantElement<T>& element, T steps_per_scale, std::int64_t columns, const T* weight, int candidates, T largest) {
+// The scale of smallest error for the codes that `scale` gives; 0 when all codes are 0.
+template <class T, Rounding kRounding>
+T least_squares_scale(QuantElement<T, kRounding> element, T steps_per_scale, std::int64_t columns, const T* weight, T scale) {
+  const T inverse = T(1) / scale;
+  const auto code = [&](std::int64_t j) { return element.code(weight[j] * inverse); };
+  const double weight_code = lane_sum<double>(columns, [&](std::int64_t j) { return weight[j] * code(j); });
+  const double code_squared = lane_sum<double>(columns, [&](std::int64_t j) { return code(j) * code(j); });
+  return code_squared > 0 ? static_cast<T>(weight_code / code_squared) * steps_per_scale : T(0);
+}
+
+template <class T, Rounding kRounding>
+T best_scale(QuantElement<T, kRounding> element, T steps_per_scale, std::int64_t columns, const T* weight, int candidates, T largest) {
+  constexpr int kRefinements = 8;
+  const auto error_of = [&](T scale) { return squared_error(element, steps_per_scale, columns, weight, scale); };
   T best = largest;
-  Fit best_fit = fit_row(element, steps_per_scale, columns, weight, best);
+  T best_error = error_of(largest);
   for (int k = 1; k < candidates; ++k) {
     const T scale = largest * static_cast<T>(k) / static_cast<T>(candidates);
-    const Fit fit = fit_row(element, steps_per_scale, columns, weight, scale);
-    if (fit.error < best_fit.error) {
+    if (const T error = error_of(scale); error < best_error) {
       best = scale;
-      best_fit = fit;
+      best_error = error;
     }
   }
-  for (int round = 0; round < 8 && best_fit.code_squared > 0; ++round) {
-    const T scale = steps_per_scale * static_cast<T>(best_fit.weight_code / best_fit.code_squared);
+  for (int round = 0; round < kRefinements; ++round) {
+    const T scale = least_squares_scale(element, steps_per_scale, columns, weight, best);
     if (!(scale > T(kMinScale))) break;
-    const Fit fit = fit_row(element, steps_per_scale, columns, weight, scale);
-    if (!(fit.error < best_fit.error)) break;
+    const T error = error_of(scale);
+    if (!(error < best_error)) break;
     best = scale;
-    best_fit = fit;
+    best_error = error;
   }
   return best;
 }
@@ -67,17 +59,13 @@ T best_scale(const QuantElement<T>& element, T steps_per_scale, std::int64_t col
 
 template <class T>
 void row_magnitudes(std::int64_t rows, std::int64_t columns, const T* weight, T* max_abs, T* mean_abs) {
-#pragma omp parallel for schedule(static)
+#pragma omp parallel for schedule(static) if (worth_sharing(rows, columns))
   for (std::int64_t row = 0; row < rows; ++row) {
     const T* begin = weight + row * columns;
+    const double sum = lane_sum<double>(columns, [&](std::int64_t j) { return std::abs(begin[j]); });
     T largest = 0;
-    double sum = 0;
-#pragma omp simd reduction(max : largest) reduction(+ : sum)
-    for (std::int64_t j = 0; j < columns; ++j) {
-      const T magnitude = std::abs(begin[j]);
-      largest = magnitude > largest ? magnitude : largest;
-      sum += static_cast<double>(magnitude);
-    }
+#pragma omp simd reduction(max : largest)
+    for (std::int64_t j = 0; j < columns; ++j) largest = std::max(largest, std::abs(begin[j]));
     mean_abs[row] = static_cast<T>(sum / static_cast<double>(columns));
     max_abs[row] = std::isfinite(sum) ? largest : mean_abs[row];
   }
@@ -85,14 +73,15 @@ void row_magnitudes(std::int64_t rows, std::int64_t columns, const T* weight, T*
 
 template <class T>
 void search_scale(const QuantRule& rule, std::int64_t rows, std::int64_t columns, const T* weight, int candidates, T* scale) {
-  const QuantElement<T> element(rule);
   const T steps_per_scale = static_cast<T>(rule.steps_per_scale);
-#pragma omp parallel for schedule(static)
-  for (std::int64_t row = 0; row < rows; ++row) {
-    if (scale[row] > T(kMinScale)) {
+  dispatch(rule, [&]<Rounding kRounding, Slope>() {
+    const QuantElement<T, kRounding> element(rule);
+#pragma omp parallel for schedule(static) if (worth_sharing(rows, columns))
+    for (std::int64_t row = 0; row < rows; ++row) {
+      if (!(scale[row] > T(kMinScale))) continue;
       scale[row] = best_scale(element, steps_per_scale, columns, weight + row * columns, candidates, scale[row]);
     }
-  }
+  });
 }
 
 #define STABLEQAT_INSTANTIATE(T)                                                 \

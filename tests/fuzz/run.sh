@@ -22,7 +22,12 @@ if ((${#names[@]} == 0)); then
   done
 fi
 
-cmake -S "$root/tests/fuzz" -B "$build" -G Ninja -DCMAKE_CXX_COMPILER="${CLANGXX:-clang++}" >/dev/null
+compiler=${CLANGXX:-clang++}
+command -v "$compiler" >/dev/null || {
+  echo "run.sh: $compiler not found; the fuzzers need clang (apt-get install clang) or CLANGXX=/path/to/clang++" >&2
+  exit 2
+}
+cmake -S "$root/tests/fuzz" -B "$build" -G Ninja -DCMAKE_CXX_COMPILER="$compiler" >/dev/null
 cmake --build "$build" --target "${names[@]/%/_fuzzer}"
 
 mkdir -p "$build/findings"

@@ -164,8 +164,8 @@ TEST_F(FieldTest, RangesAreChecked) {
 TEST_F(FieldTest, WrongTypesAreNamed) {
   EXPECT_EQ(file_error("a:\n  count: [1, 2]\n"), "F:2: a.count: found a list, expected integer >= 1");
   EXPECT_EQ(file_error("a:\n  count: {x: 1}\n"), "F:2: found keys below 'a.count', expected a value");
-  EXPECT_EQ(file_error("b:\n  paths: [[p]]\n"),
-            "F:2: found a list with nested or empty items in 'b.paths', expected a list of plain values");
+  EXPECT_EQ(file_error("b:\n  paths: [[p]]\n"), "F:2: b.paths: found a list with nested or empty items, expected a list of plain values");
+  EXPECT_EQ(flag_error({"--b.paths", "[{}]"}), "--b.paths: found a list with nested or empty items, expected a list of plain values");
   EXPECT_EQ(file_error("a: 5\n"), "F:1: found a plain value for the section 'a', expected keys below it, indented");
   EXPECT_EQ(file_error("- 5\n"), "F:1: found no keys, expected lines of the form `key: value`");
   EXPECT_EQ(file_error("b:\n  colour: dark-blu\n"),

@@ -220,7 +220,7 @@ TEST(GgufBadInput, PlacesOfTensors) {
   Builder().header(1, 0).tensor("w", {8}, 0, 1).data(64).expect_error({"tensor w", "offset 1", "expected 0"});
   Builder().header(2, 0).tensor("v", {8}, 0, 0).tensor("w", {8}, 0, 0).data(64).expect_error({"tensor w", "offset 0", "expected 32"});
   Builder().header(2, 0).tensor("v", {8}, 0, 0).tensor("w", {8}, 0, 64).data(128).expect_error({"tensor w", "offset 64", "expected 32"});
-  Builder().header(1, 0).tensor("w", {17}, 0, 0).data(64).expect_error({"tensor w", "data of 68 bytes"});
+  Builder().header(1, 0).tensor("w", {17}, 0, 0).data(64).expect_error({"tensor w", "68 bytes of data"});
   Builder().header(1, 0).tensor("w", {48}, 2, 0).data(64).expect_error({"tensor w", "rows of 48", "Q4_0 blocks of 32"});
 }
 

@@ -1,23 +1,147 @@
 #include "stableqat/quant/quantized_weight.h"
 
-#include <ATen/ops/equal.h>
+#define AT_PER_OPERATOR_HEADERS  // TensorOperators.h would else pull in all of ATen
+#include <ATen/TensorOperators.h>
+#include <ATen/core/Tensor.h>
 #include <ATen/ops/full.h>
 #include <ATen/ops/tensor.h>
+#include <c10/util/Half.h>
 #include <gtest/gtest.h>
+
+#include <cmath>
+#include <limits>
+
+#include "quantizer_cases.h"
+#include "stableqat/base/error.h"
 
 namespace stableqat {
 namespace {
 
+using golden::draw;
+
 TEST(QuantizedWeight, QuantizesByHand) {
-  QuantizerSpec spec{.bits = 3};
-  QuantizedWeight weight(at::tensor({0.25, 0.75, -1.25, 9.0, -9.0, 0.6}, at::kDouble).reshape({1, 6}), spec,
+  QuantizedWeight weight(at::tensor({0.25, 0.75, -1.25, 9.0, -9.0, 0.6}, at::kDouble).reshape({1, 6}), {.bits = 3},
                          at::full({1, 1}, 0.5, at::kDouble));
   const auto counts = weight.quantize();
-  // 0.5 and 1.5 and -2.5 are ties and go to the even neighbour.
-  EXPECT_TRUE(at::equal(weight.codes(), at::tensor({0, 2, -2, 3, -4, 1}, at::kChar).reshape({1, 6})));
-  EXPECT_TRUE(at::equal(weight.dequantized().detach(), at::tensor({0.0, 1.0, -1.0, 1.5, -2.0, 0.5}, at::kDouble).reshape({1, 6})));
-  EXPECT_EQ(counts.changed, 0);
+  // 0.5, 1.5 and -2.5 are ties and go to the even neighbour.
+  EXPECT_TRUE(weight.codes().equal(at::tensor({0, 2, -2, 3, -4, 1}, at::kChar).reshape({1, 6})));
+  EXPECT_TRUE(weight.dequantized().detach().equal(at::tensor({0.0, 1.0, -1.0, 1.5, -2.0, 0.5}, at::kDouble).reshape({1, 6})));
   EXPECT_EQ(counts.clipped, 2);
+}
+
+TEST(QuantizedWeight, CountsCodesThatChangedSinceTheLastTime) {
+  QuantizedWeight weight(draw(1, 4, 32), {.bits = 4});
+  EXPECT_EQ(weight.quantize().changed, 0) << "nothing to compare with";
+  EXPECT_EQ(weight.quantize().changed, 0);
+  const at::Tensor before = weight.codes().clone();
+  weight.master().mul_(0.5);
+  const auto counts = weight.quantize();
+  EXPECT_GT(counts.changed, 0);
+  EXPECT_EQ(counts.changed, weight.codes().ne(before).sum().item<std::int64_t>());
+  EXPECT_EQ(weight.last_counts().changed, counts.changed);
+}
+
+TEST(QuantizedWeight, IsCodesTimesHalfPrecisionStepsBitForBit) {
+  for (const auto kind : {QuantizerKind::kLsq, QuantizerKind::kSeq, QuantizerKind::kDsq}) {
+    for (const int bits : {0, 2, 3, 4}) {
+      QuantizedWeight weight((draw(2, 16, 96) * 0.05).to(at::kFloat), {.kind = kind, .bits = bits, .group_size = 32});
+      weight.quantize();
+      const at::Tensor step = weight.step();
+      EXPECT_TRUE(step.to(at::kHalf).to(at::kFloat).equal(step)) << bits;
+      const at::Tensor product = (weight.codes().to(at::kFloat).reshape({16, 3, 32}) * step.unsqueeze(-1)).reshape({16, 96});
+      EXPECT_TRUE(product.equal(weight.dequantized().detach())) << bits;
+      if (kind == QuantizerKind::kSeq && bits > 0) {
+        EXPECT_TRUE(weight.codes().remainder(2).abs().eq(1).all().item<bool>()) << bits;
+      }
+    }
+  }
+}
+
+TEST(QuantizedWeight, KeepsItsStorageSoThatAGraphCanHoldIt) {
+  QuantizedWeight weight(draw(3, 4, 8), {.bits = 2});
+  weight.quantize();
+  const void* storage = weight.dequantized().data_ptr();
+  weight.master().mul_(0.9);
+  weight.quantize();
+  EXPECT_EQ(weight.dequantized().data_ptr(), storage);
+  EXPECT_TRUE(weight.dequantized().is_leaf() && weight.dequantized().requires_grad());
+  EXPECT_FALSE(weight.master().requires_grad() || weight.scale().requires_grad());
+}
+
+TEST(QuantizedWeight, TakesTheMasterWithoutACopy) {
+  const at::Tensor master = draw(4, 4, 8);
+  EXPECT_EQ(QuantizedWeight(master, {.bits = 2}).master().data_ptr(), master.data_ptr());
+}
+
+// The map of the summed gradient is the sum of the maps: what makes one map per optimizer step exact.
+TEST(QuantizedWeight, MapsGradientsLinearly) {
+  for (const auto kind : {QuantizerKind::kLsq, QuantizerKind::kSeq, QuantizerKind::kDsq}) {
+    QuantizerSpec spec{.kind = kind, .bits = 3};
+    if (kind != QuantizerKind::kDsq) spec.surrogate = Surrogate::fourier(0.21, 1);
+    QuantizedWeight weight(draw(5, 8, 65), spec);
+    weight.quantize();
+    QuantizedWeight::Gradients sum;
+    for (std::uint64_t micro = 0; micro < 3; ++micro) {
+      const at::Tensor gradient = draw(40 + micro, 8, 65);
+      weight.clear_gradient();
+      (weight.dequantized() * gradient).sum().backward();
+      const auto mapped = weight.map_gradient();
+      sum.master = micro == 0 ? mapped.master : sum.master + mapped.master;
+      sum.scale = micro == 0 ? mapped.scale : sum.scale + mapped.scale;
+      if (mapped.alpha.defined()) sum.alpha = micro == 0 ? mapped.alpha : sum.alpha + mapped.alpha;
+    }
+    weight.clear_gradient();
+    for (std::uint64_t micro = 0; micro < 3; ++micro) (weight.dequantized() * draw(40 + micro, 8, 65)).sum().backward();
+    const auto whole = weight.map_gradient();
+    // A slope of at most 2 and three additions per element; 65 (or 520) terms of magnitude up to 8 (alpha: 2) per sum.
+    constexpr double kEps = std::numeric_limits<double>::epsilon();
+    EXPECT_LE((whole.master - sum.master).abs().max().item<double>(), 3 * 4 * 2 * kEps);
+    EXPECT_LE((whole.scale - sum.scale).abs().max().item<double>(), 3 * 65 * 65 * 8 * kEps * spec.scale_gradient_factor(8 * 65));
+    if (whole.alpha.defined()) {
+      EXPECT_LE((whole.alpha - sum.alpha).abs().item<double>(), 3 * 520 * 520 * 2 * kEps);
+    }
+  }
+}
+
+TEST(QuantizedWeight, TakingTheGradientEqualsMappingItAndLeavesNone) {
+  QuantizedWeight weight(draw(6, 4, 40), {.bits = 2, .surrogate = Surrogate::fourier(0.21)});
+  weight.quantize();
+  (weight.dequantized() * draw(7, 4, 40)).sum().backward();
+  const void* storage = weight.dequantized().grad().data_ptr();
+  const auto mapped = weight.map_gradient();
+  const auto taken = weight.take_gradient();
+  EXPECT_TRUE(taken.master.equal(mapped.master) && taken.scale.equal(mapped.scale));
+  EXPECT_EQ(taken.master.data_ptr(), storage);
+  EXPECT_FALSE(weight.dequantized().grad().defined());
+  const auto nothing = weight.map_gradient();
+  EXPECT_EQ(nothing.master.abs().max().item<double>(), 0.0);
+  EXPECT_EQ(nothing.scale.abs().max().item<double>(), 0.0);
+}
+
+TEST(QuantizedWeight, TakesScalesOfACheckpointInTheirShapes) {
+  const at::Tensor master = draw(8, 4, 64);
+  EXPECT_EQ(QuantizedWeight(master, {.bits = 3}, at::full({4, 1}, 0.1)).scale().scalar_type(), at::kDouble);
+  EXPECT_EQ(QuantizedWeight(master, {.bits = 3}, at::full({4}, 0.1)).scale().sizes(), (std::vector<std::int64_t>{4, 1}));
+  EXPECT_EQ(QuantizedWeight(master, {.bits = 3, .group_size = 32}, at::full({4, 2}, 0.1)).scales_per_row(), 2);
+  EXPECT_THROW(QuantizedWeight(master, {.bits = 3}, at::full({4, 2}, 0.1)), DataError);
+  EXPECT_THROW(QuantizedWeight(master, {.bits = 3, .group_size = 32}, at::full({2, 4}, 0.1)), DataError);
+  EXPECT_THROW(QuantizedWeight(master, {.bits = 3}, at::full({4, 1}, std::nan(""))), DataError);
+}
+
+TEST(QuantizedWeight, DsqStartsAtTheAuthorsAlphaOrTheCheckpoints) {
+  const QuantizerSpec spec{.kind = QuantizerKind::kDsq, .bits = 3};
+  EXPECT_DOUBLE_EQ(QuantizedWeight(draw(9, 2, 8), spec).alpha().item<double>(), 0.2);
+  EXPECT_DOUBLE_EQ(QuantizedWeight(draw(9, 2, 8), spec, std::nullopt, at::full({1}, 0.125)).alpha().item<double>(), 0.125);
+  EXPECT_FALSE(QuantizedWeight(draw(9, 2, 8), {.bits = 3}).alpha().defined());
+}
+
+TEST(QuantizedWeight, RefusesWhatItCannotHold) {
+  EXPECT_THROW(QuantizedWeight(draw(1, 4, 48), {.bits = 3, .group_size = 32}), ConfigError);
+  EXPECT_THROW(QuantizedWeight(draw(1, 4, 48), {.bits = 5}), ConfigError);
+  EXPECT_THROW(QuantizedWeight(draw(1, 4, 48).to(at::kHalf), {.bits = 3}), DataError);
+  EXPECT_THROW(QuantizedWeight(draw(1, 4, 48).flatten(), {.bits = 3}), DataError);
+  EXPECT_THROW(QuantizedWeight(at::Tensor(), {.bits = 3}), DataError);
+  EXPECT_THROW(QuantizedWeight(at::full({2, 4}, std::nan("")), {.bits = 3}, at::full({2}, 0.1)), DataError);
 }
 
 }  // namespace

@@ -49,7 +49,7 @@ struct TrainConfig {
     std::int64_t sequence_length = 2048;
     std::string json_key = "text";
     bool skip_bad_lines = false;
-    std::int64_t max_train_tokens = 0;  // 0 = no budget
+    std::int64_t max_train_tokens = 0;  // 0 = num_train_epochs decides
     std::int64_t shuffle_seed = 42;
 
     bool operator==(const Data&) const = default;
@@ -59,7 +59,7 @@ struct TrainConfig {
     std::string output_dir;
     std::int64_t micro_batch_size = 1;
     std::int64_t gradient_accumulation_steps = 1;
-    std::int64_t max_steps = 0;  // 0 = num_train_epochs decides
+    std::int64_t max_steps = 0;  // 0 = max_train_tokens, then num_train_epochs decides
     double num_train_epochs = 1.0;
     double learning_rate = 1e-4;
     double scale_learning_rate_ratio = 1.0;  // learning rate of the scales / learning_rate; 0 = scales stay at their start values

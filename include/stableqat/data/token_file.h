@@ -85,6 +85,7 @@ class TokenFileWriter {
 
  private:
   void flush();
+  void write_index(AtomicFile& index) const;
 
   std::filesystem::path prefix_;
   std::int64_t vocabulary_size_;
@@ -95,46 +96,68 @@ class TokenFileWriter {
   std::uint64_t tokens_ = 0;
 };
 
-// Token files opened for reading, memory-mapped. Written by us or by any other program that lays the sequences one after another without
-// gaps. Const members are thread-safe.
-class TokenFile final : public TokenStream {
+// Checked view of the bytes of a PREFIX.idx, which it does not own. Any file is accepted whose sequences lie one after another without
+// gaps, which is how Megatron-LM's tools write them: then the .bin as a whole is the stream. Const members are thread-safe.
+class TokenIndex {
  public:
-  // Checks header, sizes, every length and offset, the document index and the counts of PREFIX.json (if there is one); not the ids.
-  // `vocabulary_size` > 0 lets read() refuse ids outside [0, vocabulary_size). Throws DataError that names the field.
-  explicit TokenFile(const std::filesystem::path& prefix, std::int64_t vocabulary_size = 0);
+  // Checks header, sizes, every length and offset, and the document index against a .bin of `bin_bytes`. Throws DataError that names `path`
+  // and the field.
+  TokenIndex(std::span<const std::byte> bytes, std::uint64_t bin_bytes, const std::filesystem::path& path);
 
-  std::uint64_t size() const noexcept override { return tokens_; }
-  // Throws DataError for an id outside the vocabulary.
-  void read(std::uint64_t begin, std::span<std::int32_t> ids) const override;
+  std::uint8_t element_type() const noexcept { return element_type_; }
+  std::uint64_t element_size() const noexcept { return element_size_; }
+  std::uint64_t tokens() const noexcept { return tokens_; }
+  std::uint64_t documents() const noexcept { return documents_; }
 
   // Tokens [begin, end).
   struct Range {
     std::uint64_t begin;
     std::uint64_t end;
   };
-  std::uint64_t documents() const noexcept { return documents_; }
   Range document(std::uint64_t index) const;  // std::out_of_range unless index < documents()
 
-  // Reads all ids; throws DataError for the first one outside the vocabulary.
-  void check_ids() const;
-
-  // nullopt where the files were written without PREFIX.json.
-  const std::optional<TokenFileInfo>& info() const noexcept { return info_; }
-
  private:
-  void read_header();
-  void check_sequences();
-  void check_documents();
-  const std::byte* document_index() const noexcept;
+  void read_header(const std::filesystem::path& path);
+  void check_sequences(std::uint64_t bin_bytes, const std::filesystem::path& path);
+  void check_documents(const std::filesystem::path& path) const;
+  std::int32_t length(std::uint64_t sequence) const;
+  std::int64_t offset(std::uint64_t sequence) const;
+  std::int64_t first_sequence(std::uint64_t document) const;
 
-  MappedFile index_;
-  MappedFile bin_;
-  std::int64_t vocabulary_size_;
+  std::span<const std::byte> bytes_;
   std::uint8_t element_type_ = 0;
   std::uint64_t element_size_ = 0;
   std::uint64_t sequences_ = 0;
   std::uint64_t documents_ = 0;
   std::uint64_t tokens_ = 0;
+};
+
+// Token files opened for reading, memory-mapped. Const members are thread-safe.
+class TokenFile final : public TokenStream {
+ public:
+  // Checks the index (see TokenIndex) and the counts of PREFIX.json, if there is one; not the ids. `vocabulary_size` > 0 lets read() refuse
+  // ids outside [0, vocabulary_size). Throws DataError.
+  explicit TokenFile(const std::filesystem::path& prefix, std::int64_t vocabulary_size = 0);
+
+  std::uint64_t size() const noexcept override { return index_.tokens(); }
+  // Throws DataError for an id outside the vocabulary.
+  void read(std::uint64_t begin, std::span<std::int32_t> ids) const override;
+
+  // Reads all ids; throws DataError for the first one outside the vocabulary.
+  void check_ids() const;
+
+  // Throws DataError when PREFIX.json names a tokenizer with another hash.
+  void check_tokenizer(const std::string& hash) const;
+
+  const TokenIndex& index() const noexcept { return index_; }
+  // nullopt where the files were written without PREFIX.json.
+  const std::optional<TokenFileInfo>& info() const noexcept { return info_; }
+
+ private:
+  MappedFile index_file_;
+  MappedFile bin_;
+  TokenIndex index_;
+  std::int64_t vocabulary_size_;
   std::optional<TokenFileInfo> info_;
 };
 

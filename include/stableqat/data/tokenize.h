@@ -15,14 +15,20 @@
 
 namespace stableqat {
 
+class Tokenizer;
+
 // What this module needs of a tokenizer.
 struct TokenEncoder {
-  // Appends the ids of the text, without special tokens. Called from several threads at once.
+  // Appends the ids of the text. Called from several threads at once.
   std::function<void(std::string_view text, std::vector<std::int32_t>& ids)> append;
-  std::int32_t end_of_text = 0;      // id written after each document
+  std::int32_t end_of_text = 0;      // id written after each document, unless append() ends with it
   std::int64_t vocabulary_size = 0;  // every id is below it
   std::string hash;                  // of the tokenizer, kept in the token files
 };
+
+// The tokenizer's own template applies (a begin-of-text id, say); special tokens spelled out in a document are text like any other. Throws
+// ConfigError for a vocabulary without an end-of-text token.
+TokenEncoder make_token_encoder(const Tokenizer& tokenizer);
 
 struct TokenizeOptions {
   std::vector<std::filesystem::path> inputs;  // files and folders, see list_text_files()

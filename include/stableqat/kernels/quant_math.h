@@ -76,13 +76,16 @@ STABLEQAT_HOST_DEVICE inline T round_to_half(T value) {
   return std::ldexp(round_half_even(std::ldexp(value, -quantum)), quantum);
 }
 
-// A quantizer's element functions in arithmetic type T (float or double).
-template <class T>
+// What has to be known when a loop is compiled for it to be vectorized.
+enum class Rounding { kNearest, kSign };
+enum class Slope { kStraightThrough, kOneTerm, kFourier };  // by the number of amplitudes: 0, 1, any
+
+// A quantizer's element functions in arithmetic type T (float or double). Pass it by value: loops keep its members in registers.
+template <class T, Rounding kRounding>
 class QuantElement {
  public:
   STABLEQAT_HOST_DEVICE explicit QuantElement(const QuantRule& rule)
-      : is_sign_(rule.is_sign),
-        half_scales_(rule.half_scales),
+      : half_scales_(rule.half_scales),
         clip_low_(T(rule.clip_low)),
         clip_high_(T(rule.clip_high)),
         levels_(T(rule.levels)),
@@ -113,19 +116,37 @@ class QuantElement {
 
   // The integer code of x = w / scale, as a T. NaN takes the lowest code.
   STABLEQAT_HOST_DEVICE T code(T x) const {
-    if (is_sign_) return x >= T(0) ? T(1) : T(-1);
+    if constexpr (kRounding == Rounding::kSign) return x >= T(0) ? T(1) : T(-1);
     return round_half_even(clamp(x, clip_low_, clip_high_) * levels_ - shift_) * code_factor_ + code_offset_;
   }
 
   STABLEQAT_HOST_DEVICE bool inside(T x) const { return x >= mask_low_ && x <= mask_high_; }
 
   // g(x), the surrogate for d x_q / d x. For x inside the mask.
+  template <Slope kSlope>
   STABLEQAT_HOST_DEVICE T slope(T x) const {
+    if constexpr (kSlope == Slope::kStraightThrough) return T(1);
     const T v = x * levels_ - shift_;
-    const T c = cos_pi(v - round_half_even(v));
-    const T twice_cos_2 = T(4) * c * c - T(2);
-    T previous = c;  // cos(-pi u)
-    T current = c;
+    const T sum = fourier_sum<kSlope>(cos_pi(v - round_half_even(v)));
+    return (T(1) - sum) / (T(1) + sum);
+  }
+
+  // d w_q / d scale of an element with this x and code. LSQ's form, also for the Fourier surrogate (paper, section 2); a sign's w_q is
+  // linear in the scale.
+  STABLEQAT_HOST_DEVICE T scale_slope(T x, T code_of_x) const {
+    if constexpr (kRounding == Rounding::kSign) return code_of_x;
+    const T outside = x < mask_low_ ? edge_low_ : edge_high_;
+    return inside(x) ? code_of_x / steps_per_scale_ - x : outside;
+  }
+
+ private:
+  // sum_m b_m cos((2m+1) pi u) from cos(pi u), by cos((2m+3) t) = 2 cos(2t) cos((2m+1) t) - cos((2m-1) t).
+  template <Slope kSlope>
+  STABLEQAT_HOST_DEVICE T fourier_sum(T cosine) const {
+    if constexpr (kSlope == Slope::kOneTerm) return amplitudes_[0] * cosine;
+    const T twice_cos_2 = T(4) * cosine * cosine - T(2);
+    T previous = cosine;  // cos(-pi u)
+    T current = cosine;
     T sum = T(0);
     for (int m = 0; m < amplitude_count_; ++m) {
       sum += amplitudes_[m] * current;
@@ -133,19 +154,9 @@ class QuantElement {
       previous = current;
       current = next;
     }
-    return (T(1) - sum) / (T(1) + sum);
+    return sum;
   }
 
-  // d w_q / d scale of an element with this x and code. LSQ's form, also for the Fourier surrogate (paper, section 2); a sign's w_q is
-  // linear in the scale.
-  STABLEQAT_HOST_DEVICE T scale_slope(T x, T code_of_x) const {
-    if (is_sign_) return code_of_x;
-    const T outside = x < mask_low_ ? edge_low_ : edge_high_;
-    return inside(x) ? code_of_x / steps_per_scale_ - x : outside;
-  }
-
- private:
-  bool is_sign_;
   bool half_scales_;
   T clip_low_, clip_high_;
   T levels_, shift_;
@@ -154,8 +165,19 @@ class QuantElement {
   T mask_low_, mask_high_;
   T edge_low_, edge_high_;
   int amplitude_count_;
-  T amplitudes_[kMaxAmplitudes];
+  T amplitudes_[kMaxAmplitudes] = {};
 };
+
+// Calls function.operator()<kRounding, kSlope>() with the compile-time choices of `rule`.
+template <class Function>
+decltype(auto) dispatch(const QuantRule& rule, Function&& function) {
+  const auto by_slope = [&]<Rounding kRounding>() {
+    if (rule.amplitude_count == 0) return function.template operator()<kRounding, Slope::kStraightThrough>();
+    if (rule.amplitude_count == 1) return function.template operator()<kRounding, Slope::kOneTerm>();
+    return function.template operator()<kRounding, Slope::kFourier>();
+  };
+  return rule.is_sign ? by_slope.template operator()<Rounding::kSign>() : by_slope.template operator()<Rounding::kNearest>();
+}
 
 // DSQ's soft staircase in the unit interval that holds x: (tanh(k (x - m)) / (1 - alpha) + 1) / 2, k = log(2 / alpha - 1), m the middle.
 // alpha -> 1 is the straight line, alpha -> 0 the staircase.

@@ -1,44 +1,46 @@
 #include "stableqat/kernels/ref/fake_quantize.h"
 
+#include <numeric>
 #include <vector>
 
+#include "kernels/lane_sum.h"
+#include "kernels/parallel.h"
 #include "stableqat/kernels/quant_math.h"
 
 namespace stableqat::kernels {
 namespace {
 
-template <class T>
-QuantizeCounts quantize_row(const QuantElement<T>& element, std::int64_t columns, const T* weight, T scale, std::int8_t* codes,
+template <class T, Rounding kRounding>
+QuantizeCounts quantize_row(QuantElement<T, kRounding> element, std::int64_t columns, const T* weight, T scale, std::int8_t* codes,
                             T* dequantized) {
   const T step = element.step(scale);
   const T divisor = element.effective_scale(scale);
-  QuantizeCounts counts;
+  std::int64_t changed = 0;
+  std::int64_t clipped = 0;
+#pragma omp simd reduction(+ : changed, clipped)
   for (std::int64_t j = 0; j < columns; ++j) {
     const T x = weight[j] / divisor;
     const T code = element.code(x);
     const auto stored = static_cast<std::int8_t>(code);
-    counts.changed += stored != codes[j];
-    counts.clipped += !element.inside(x);
+    changed += stored != codes[j];
+    clipped += !element.inside(x);
     codes[j] = stored;
     dequantized[j] = code * step;
   }
-  return counts;
+  return {changed, clipped};
 }
 
 // Returns the row's scale gradient before the factor.
-template <class T>
-double fourier_row(const QuantElement<T>& element, bool straight_through, std::int64_t columns, const T* weight, T scale, const T* gradient,
+template <class T, Rounding kRounding, Slope kSlope>
+double fourier_row(QuantElement<T, kRounding> element, std::int64_t columns, const T* weight, T scale, const T* gradient,
                    T* weight_gradient) {
   const T divisor = element.effective_scale(scale);
-  double scale_sum = 0;
-  for (std::int64_t j = 0; j < columns; ++j) {
+  return lane_sum<double>(columns, [&](std::int64_t j) {
     const T x = weight[j] / divisor;
     const T incoming = gradient[j];
-    scale_sum += static_cast<double>(incoming * element.scale_slope(x, element.code(x)));
-    const T slope = straight_through ? T(1) : element.slope(x);
-    weight_gradient[j] = element.inside(x) ? incoming * slope : T(0);
-  }
-  return scale_sum;
+    weight_gradient[j] = element.inside(x) ? incoming * element.template slope<kSlope>(x) : T(0);
+    return incoming * element.scale_slope(x, element.code(x));
+  });
 }
 
 struct SoftSums {
@@ -47,7 +49,7 @@ struct SoftSums {
 };
 
 template <class T>
-SoftSums soft_row(const QuantElement<T>& element, const SoftStaircase<T>& staircase, std::int64_t columns, const T* weight, T scale,
+SoftSums soft_row(QuantElement<T, Rounding::kNearest> element, SoftStaircase<T> staircase, std::int64_t columns, const T* weight, T scale,
                   const T* gradient, T* weight_gradient) {
   const T divisor = element.effective_scale(scale);
   SoftSums sums;
@@ -68,56 +70,65 @@ SoftSums soft_row(const QuantElement<T>& element, const SoftStaircase<T>& stairc
   return sums;
 }
 
+template <class T>
+void soft_backward(const QuantRule& rule, std::int64_t rows, std::int64_t columns, const T* weight, const T* scale, T alpha,
+                   double scale_factor, const T* gradient, T* weight_gradient, T* scale_gradient, T* alpha_gradient) {
+  const QuantElement<T, Rounding::kNearest> element(rule);
+  const SoftStaircase<T> staircase(alpha);
+  std::vector<double> alpha_of_row(static_cast<std::size_t>(rows));  // summed in row order below, whatever the number of threads
+#pragma omp parallel for schedule(static) if (worth_sharing(rows, columns))
+  for (std::int64_t row = 0; row < rows; ++row) {
+    const std::int64_t begin = row * columns;
+    const SoftSums sums = soft_row(element, staircase, columns, weight + begin, scale[row], gradient + begin, weight_gradient + begin);
+    scale_gradient[row] = static_cast<T>(scale_factor * sums.scale);
+    alpha_of_row[static_cast<std::size_t>(row)] = sums.alpha;
+  }
+  *alpha_gradient = static_cast<T>(std::accumulate(alpha_of_row.begin(), alpha_of_row.end(), 0.0));
+}
+
 }  // namespace
 
 template <class T>
 QuantizeCounts fake_quantize_ref(const QuantRule& rule, std::int64_t rows, std::int64_t columns, const T* weight, const T* scale,
                                  std::int8_t* codes, T* dequantized) {
-  const QuantElement<T> element(rule);
   std::int64_t changed = 0;
   std::int64_t clipped = 0;
-#pragma omp parallel for schedule(static) reduction(+ : changed, clipped)
-  for (std::int64_t row = 0; row < rows; ++row) {
-    const std::int64_t begin = row * columns;
-    const QuantizeCounts counts = quantize_row(element, columns, weight + begin, scale[row], codes + begin, dequantized + begin);
-    changed += counts.changed;
-    clipped += counts.clipped;
-  }
+  dispatch(rule, [&]<Rounding kRounding, Slope>() {
+    const QuantElement<T, kRounding> element(rule);
+#pragma omp parallel for schedule(static) if (worth_sharing(rows, columns)) reduction(+ : changed, clipped)
+    for (std::int64_t row = 0; row < rows; ++row) {
+      const std::int64_t begin = row * columns;
+      const QuantizeCounts counts = quantize_row(element, columns, weight + begin, scale[row], codes + begin, dequantized + begin);
+      changed += counts.changed;
+      clipped += counts.clipped;
+    }
+  });
   return {changed, clipped};
 }
 
 template <class T>
 void surrogate_backward_ref(const QuantRule& rule, std::int64_t rows, std::int64_t columns, const T* weight, const T* scale, T alpha,
                             double scale_factor, const T* dequantized_gradient, T* weight_gradient, T* scale_gradient, T* alpha_gradient) {
-  const QuantElement<T> element(rule);
-  if (!rule.is_soft) {
-    const bool straight_through = rule.amplitude_count == 0;
-#pragma omp parallel for schedule(static)
-    for (std::int64_t row = 0; row < rows; ++row) {
-      const std::int64_t begin = row * columns;
-      scale_gradient[row] = static_cast<T>(scale_factor * fourier_row(element, straight_through, columns, weight + begin, scale[row],
-                                                                      dequantized_gradient + begin, weight_gradient + begin));
-    }
+  if (rule.is_soft) {
+    soft_backward(rule, rows, columns, weight, scale, alpha, scale_factor, dequantized_gradient, weight_gradient, scale_gradient,
+                  alpha_gradient);
     return;
   }
-  const SoftStaircase<T> staircase(alpha);
-  std::vector<double> alpha_of_row(static_cast<std::size_t>(rows));  // summed in row order below, whatever the number of threads
-#pragma omp parallel for schedule(static)
-  for (std::int64_t row = 0; row < rows; ++row) {
-    const std::int64_t begin = row * columns;
-    const SoftSums sums =
-        soft_row(element, staircase, columns, weight + begin, scale[row], dequantized_gradient + begin, weight_gradient + begin);
-    scale_gradient[row] = static_cast<T>(scale_factor * sums.scale);
-    alpha_of_row[static_cast<std::size_t>(row)] = sums.alpha;
-  }
-  double alpha_sum = 0;
-  for (const double term : alpha_of_row) alpha_sum += term;
-  *alpha_gradient = static_cast<T>(alpha_sum);
+  dispatch(rule, [&]<Rounding kRounding, Slope kSlope>() {
+    const QuantElement<T, kRounding> element(rule);
+#pragma omp parallel for schedule(static) if (worth_sharing(rows, columns))
+    for (std::int64_t row = 0; row < rows; ++row) {
+      const std::int64_t begin = row * columns;
+      const double sum = fourier_row<T, kRounding, kSlope>(element, columns, weight + begin, scale[row], dequantized_gradient + begin,
+                                                           weight_gradient + begin);
+      scale_gradient[row] = static_cast<T>(scale_factor * sum);
+    }
+  });
 }
 
 template <class T>
 void resolve_scales(const QuantRule& rule, std::int64_t count, const T* scale, T* steps, T* effective) {
-  const QuantElement<T> element(rule);
+  const QuantElement<T, Rounding::kNearest> element(rule);
   for (std::int64_t i = 0; i < count; ++i) {
     const T raw = scale[i];
     if (steps != nullptr) steps[i] = element.step(raw);

@@ -1,0 +1,10 @@
+# stableqat_fuzz_replay(NAME LINK ...): a test that runs NAME_fuzzer.cc on the files of corpus/NAME, without libFuzzer.
+include_guard()
+function(stableqat_fuzz_replay name)
+  cmake_parse_arguments(arg "" "" "LINK" ${ARGN})
+  set(folder "${PROJECT_SOURCE_DIR}/tests/fuzz")
+  add_executable(${name}_replay "${folder}/${name}_fuzzer.cc" "${folder}/replay.cc")
+  target_link_libraries(${name}_replay PRIVATE ${arg_LINK} stableqat::base)
+  stableqat_warnings(${name}_replay)
+  add_test(NAME ${name}_replay COMMAND ${name}_replay "${folder}/corpus/${name}")
+endfunction()
