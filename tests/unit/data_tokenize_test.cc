@@ -1,7 +1,11 @@
 #include "stableqat/data/tokenize.h"
 
+#include <sys/resource.h>
+#include <sys/wait.h>
+
 #include <algorithm>
 #include <atomic>
+#include <csignal>
 
 #include "data_fixtures.h"
 #include "golden/test_model.h"
@@ -124,6 +128,39 @@ TEST_F(Tokenize, StopsOnRequestAndLeavesNothing) {
   std::atomic<int> asked{0};
   const auto info = tokenize_files(byte_encoder(), options_for({big_input()}), {}, {}, [&asked] { return ++asked > 3; });
   EXPECT_FALSE(info.has_value());
+  EXPECT_EQ(names(), std::set<std::string>{"big.jsonl.zst"});
+}
+
+TEST_F(Tokenize, AKillLeavesNoFileUnderItsName) {
+  const TokenizeOptions options = options_for({big_input()});
+  const pid_t child = ::fork();
+  if (child == 0) {
+    int batches = 0;
+    tokenize_files(byte_encoder(), options, {}, [&batches](const Progress&) {
+      if (++batches == 5) ::raise(SIGKILL);
+    });
+    ::_exit(0);
+  }
+  int status = 0;
+  ASSERT_EQ(::waitpid(child, &status, 0), child);
+  ASSERT_TRUE(WIFSIGNALED(status));
+  for (const char* name : {"out.bin", "out.idx", "out.json"}) EXPECT_FALSE(fs::exists(folder_ / name));
+  ASSERT_TRUE(tokenize_files(byte_encoder(), options).has_value());
+  EXPECT_EQ(ids_of("out"), tokenize_text(byte_encoder(), options.inputs[0]));
+}
+
+// A limit on the size of files stands in for a full disk.
+TEST_F(Tokenize, AFullDiskIsAnEnvironmentErrorAndLeavesNothing) {
+  const TokenizeOptions options = options_for({big_input()});
+  const auto default_action = std::signal(SIGXFSZ, SIG_IGN);
+  rlimit limit{};
+  ASSERT_EQ(::getrlimit(RLIMIT_FSIZE, &limit), 0);
+  rlimit small = limit;
+  small.rlim_cur = 3'000'000;
+  ASSERT_EQ(::setrlimit(RLIMIT_FSIZE, &small), 0);
+  expect_error<EnvironmentError>({"out.bin"}, [&options] { tokenize_files(byte_encoder(), options); });
+  EXPECT_EQ(::setrlimit(RLIMIT_FSIZE, &limit), 0);
+  std::signal(SIGXFSZ, default_action);
   EXPECT_EQ(names(), std::set<std::string>{"big.jsonl.zst"});
 }
 
