@@ -16,7 +16,7 @@ constexpr bool stands_for_itself(char32_t byte) {
 
 struct Alphabet {
   std::array<char32_t, 256> character{};
-  std::array<std::int16_t, 2 * kShift> byte{};  // by code point; -1 = none
+  std::array<std::int16_t, 0x200> byte{};  // by code point; -1 = none
 };
 
 constexpr Alphabet make_alphabet() {

@@ -94,7 +94,7 @@ class Reader {
     if (type != "BPE") reject("model.type", "\"" + type + "\"", "\"BPE\"");
     for (const char* key : {"continuing_subword_prefix", "end_of_word_suffix"}) {
       const Json& value = member(model, key);
-      reject_unless(value, std::string("model.") + key, value.is_null() || value == "", "none");
+      reject_unless(value, std::string("model.") + key, value.is_null() || value.get<std::string>().empty(), "none");
     }
     reject_unless(member(model, "dropout"), "model.dropout", member(model, "dropout").is_null() || member(model, "dropout") == 0.0, "none");
     reject_unless(member(model, "byte_fallback"), "model.byte_fallback", !flag(model, "byte_fallback", false), "false");
