@@ -46,6 +46,8 @@ int run(int argc, char** argv) {
   app.require_subcommand(1);
   register_info(app, program);
   register_train(app, program);
+  register_eval(app, program);
+  register_generate(app, program);
   app.footer("`stableqat COMMAND --help` shows the flags of a command and an example.");
 
   try {

@@ -1,9 +1,11 @@
-// stableqat train: reads the configuration.
+// stableqat train: a whole run from its configuration.
 #include <fmt/format.h>
 
 #include "commands.h"
 #include "stableqat/config/train_config.h"
 #include "stableqat/train/settings.h"
+#include "stableqat/train/trainer.h"
+#include "stop_signal.h"
 
 namespace stableqat::app {
 
@@ -25,8 +27,12 @@ ExitCode run(const Options& options, Console& console) {
   const TrainConfig config = load_train_config(options.config, options.overrides, notices);
   quantization_settings(config.quantization);  // for its checks
   for (const std::string& notice : notices) console.log(LogLevel::kInfo, notice);
-  fmt::print("{}", to_yaml(config));
-  return ExitCode::kDone;
+  if (options.dry_run) {
+    fmt::print("{}", to_yaml(config));
+    return ExitCode::kDone;
+  }
+  const TrainerCallbacks callbacks{console.log_callback(), console.progress_callback(), stop_on_signals()};
+  return train(config, callbacks) == TrainOutcome::kFinished ? ExitCode::kDone : ExitCode::kInterrupted;
 }
 
 }  // namespace

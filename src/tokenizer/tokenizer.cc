@@ -125,6 +125,12 @@ Tokenizer Tokenizer::from_json(std::string_view json, const std::string& name) {
   return Tokenizer(std::make_shared<const Data>(read_tokenizer_json(json, name)));
 }
 
+Tokenizer Tokenizer::open(const std::filesystem::path& model) {
+  const bool is_file = std::filesystem::is_regular_file(model);
+  if (is_file && model.extension() != ".json") return from_gguf(GgufFile(model));
+  return from_huggingface(model);
+}
+
 std::vector<std::int32_t> Tokenizer::encode(std::string_view text, EncodeOptions options) const {
   std::vector<std::int32_t> ids;
   encode(text, ids, options);

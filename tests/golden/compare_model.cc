@@ -39,7 +39,7 @@ struct Limits {
 };
 
 Limits limits(bool float64, int bits) {
-  if (float64) return {1e-8, 1e-4, {1e-6, 1e-6, 1e-6, 1e-6, 1e-6}, 1e-6, 1e-6};
+  if (float64) return {1e-8, 1e-7, {1e-6, 1e-6, 1e-6, 1e-6, 1e-6}, 1e-6, 1e-6};
   if (bits == 16) return {2e-3, 2e-3, {2e-5, 2e-5}, 6e-4, 6e-4};
   if (bits == 4) return {2e-3, 2e-3, {2e-4, 2e-3}, 3e-2, 1.0};
   return {2e-3, 2e-3, {2e-5, 1.2e-3}, 6e-4, 6e-4};

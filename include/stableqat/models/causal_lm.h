@@ -55,6 +55,7 @@ class CausalLm {
 
   const ModelConfig& config() const noexcept { return config_; }
   at::ScalarType dtype() const noexcept { return dtype_; }
+  at::ScalarType compute_dtype() const noexcept { return compute_dtype_; }
   std::int64_t num_layers() const noexcept { return config_.num_hidden_layers; }
 
   // Calls `f` for every parameter once (a tied head is the embedding), under its Hugging Face name, in a fixed order. The tensor may be

@@ -42,6 +42,9 @@ class Tokenizer {
   // The same for the content of a tokenizer.json alone; `name` stands for its path in messages.
   static Tokenizer from_json(std::string_view json, const std::string& name);
 
+  // The tokenizer of a model as users name it: a Hugging Face folder, its tokenizer.json, or a GGUF file. Errors as the two above.
+  static Tokenizer open(const std::filesystem::path& model);
+
   // Ids of the text. Time and memory grow linearly with the text (one single word of n bytes: n log n).
   std::vector<std::int32_t> encode(std::string_view text, EncodeOptions options = {}) const;
   // The same, appended to `ids`.

@@ -1,0 +1,65 @@
+// stableqat eval: perplexity of a model.
+#include <fmt/format.h>
+
+#include <memory>
+#include <nlohmann/json.hpp>
+
+#include "commands.h"
+#include "model_flags.h"
+#include "stableqat/base/file.h"
+#include "stableqat/eval/perplexity.h"
+#include "stableqat/train/training_data.h"
+#include "stop_signal.h"
+
+namespace stableqat::app {
+
+namespace {
+
+struct Options {
+  ModelFlags model;
+  std::string text;
+  std::string json_key = "text";
+  PerplexityOptions perplexity;
+  std::uint64_t max_tokens = 0;
+  std::string json;
+};
+
+ExitCode run(const Options& options, Console& console) {
+  const LoadedModel loaded = load_model(options.model);
+  const CausalLm& model = loaded.model.model();
+  TextOptions text;
+  text.json_key = options.json_key;
+  const auto ids = read_tokens(options.text, text, model_encoder(loaded.tokenizer, model.config().vocab_size), options.max_tokens);
+  const StopRequested stop = stop_on_signals();
+  const PerplexityResult result = perplexity(model, ids, options.perplexity, console.progress_callback(), stop);
+  if (stop()) return ExitCode::kInterrupted;
+  console.finish();
+  fmt::print("perplexity {:.4f}  ({} tokens predicted in {} blocks of {}; nll {:.5f} +- {:.5f})\n", result.perplexity, result.tokens,
+             result.blocks, options.perplexity.context, result.nll, result.standard_error);
+  if (!options.json.empty()) {
+    const nlohmann::json json{{"model", options.model.path},     {"text", options.text},   {"context", options.perplexity.context},
+                              {"perplexity", result.perplexity}, {"nll", result.nll},      {"nll_standard_error", result.standard_error},
+                              {"tokens", result.tokens},         {"blocks", result.blocks}};
+    write_text_file(options.json, json.dump(2) + "\n");
+  }
+  return ExitCode::kDone;
+}
+
+}  // namespace
+
+void register_eval(CLI::App& app, Program& program) {
+  CLI::App& command = add_command(app, program, "eval", "Perplexity of a model on a text",
+                                  "stableqat eval --model quickstart/last_checkpoint --ppl data/text/valid.jsonl.xz --context 512");
+  const auto options = std::make_shared<Options>();
+  add_model_flags(command, options->model);
+  command.add_option("--ppl", options->text, "Text (JSON lines or plain; .gz, .xz, .zst), or the prefix of token files")
+      ->required()
+      ->type_name("FILE");
+  command.add_option("--context", options->perplexity.context, "Tokens per block; blocks do not overlap")->capture_default_str();
+  command.add_option("--max-tokens", options->max_tokens, "Use only the first tokens of the text; 0 = all")->capture_default_str();
+  command.add_option("--json-key", options->json_key, "Key of the text in JSON lines")->capture_default_str();
+  command.add_option("--json", options->json, "Write the result to this file")->type_name("FILE");
+  command.callback([&program, options] { program.selected = [&program, options] { return run(*options, program.console); }; });
+}
+
+}  // namespace stableqat::app
