@@ -57,6 +57,23 @@ TEST(QuantizedWeight, IsCodesTimesHalfPrecisionStepsBitForBit) {
   }
 }
 
+// A checkpoint stores the scale in use: read back, it must give the same weights.
+TEST(QuantizedWeight, GivesTheSameWeightsFromItsEffectiveScale) {
+  for (const auto kind : {QuantizerKind::kLsq, QuantizerKind::kSeq}) {
+    for (const int bits : {0, 1, 2, 3, 4}) {
+      const QuantizerSpec spec{.kind = kind, .bits = bits};
+      const at::Tensor master = (draw(10, 64, 40) * 0.02).to(at::kFloat);
+      master.select(0, 3).zero_();  // scale at the floor
+      QuantizedWeight weight(master, spec);
+      weight.quantize();
+      QuantizedWeight again(master, spec, weight.effective_scale());
+      again.quantize();
+      EXPECT_TRUE(again.effective_scale().equal(weight.effective_scale())) << bits;
+      EXPECT_TRUE(again.dequantized().detach().equal(weight.dequantized().detach())) << bits;
+    }
+  }
+}
+
 TEST(QuantizedWeight, KeepsItsStorageSoThatAGraphCanHoldIt) {
   QuantizedWeight weight(draw(3, 4, 8), {.bits = 2});
   weight.quantize();

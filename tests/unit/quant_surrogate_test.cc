@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <limits>
 #include <numbers>
 #include <vector>
 
@@ -183,6 +184,17 @@ TEST(Surrogate, RefusesListsWhoseSumReachesOneAnywhere) {
   EXPECT_THROW(Surrogate::from_amplitudes({edge * (1 + 1e-9), -edge * (1 + 1e-9) / 3}), ConfigError);
   EXPECT_THROW(Surrogate::from_amplitudes({std::nan("")}), ConfigError);
   EXPECT_THROW(Surrogate::from_amplitudes(std::vector<double>(kernels::kMaxAmplitudes + 1, 0.01)), ConfigError);
+}
+
+TEST(Exp2, IsWithinAFewRoundingsOfThePower) {
+  for (int i = 0; i <= 30000; ++i) {
+    const double z = -i / 1000.0;
+    EXPECT_NEAR(kernels::exp2_negative(z) / std::exp2(z), 1.0, 4 * std::numeric_limits<double>::epsilon()) << z;
+    const float z32 = static_cast<float>(z);
+    EXPECT_NEAR(static_cast<double>(kernels::exp2_negative(z32)) / std::exp2(static_cast<double>(z32)), 1.0,
+                4 * std::numeric_limits<float>::epsilon())
+        << z;
+  }
 }
 
 TEST(CosPi, PolynomialsAreWithinTwoRoundingsOfTheCosine) {

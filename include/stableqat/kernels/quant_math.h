@@ -1,10 +1,15 @@
-// Arithmetic of quantizers and surrogates for one element. Shared by all back ends: no libm call on the Fourier path, no branch that
-// keeps a loop from being vectorized, usable on CPU and CUDA. Sources: reference paper sections 1-3 (rounding, RDFS, DSQ).
+// Arithmetic of quantizers and surrogates for one element. Shared by all back ends: no libm call and no branch in
+// what is done per weight, so that loops are vectorized, usable on CPU and CUDA. Sources: reference paper sections 1-3 (rounding, RDFS,
+// DSQ).
 #pragma once
 
+#include <bit>
 #include <cmath>
+#include <cstdint>
 #include <limits>
+#include <type_traits>
 
+#include "stableqat/base/half.h"
 #include "stableqat/kernels/quant_rule.h"
 
 #ifdef __CUDACC__
@@ -18,11 +23,14 @@ namespace stableqat::kernels {
 // Scales are clamped from below at this value.
 inline constexpr double kMinScale = 1e-5;
 
-// Round half to even for |v| < 2^21 (float) or 2^50 (double): adding 1.5 * 2^(digits-1) leaves no bits for the fraction.
+// Added to a small number, it leaves no bits for the fraction: 1.5 * 2^23 (float), 1.5 * 2^52 (double).
+template <class T>
+inline constexpr T kRoundingMagic = T(1.5) / std::numeric_limits<T>::epsilon();
+
+// Round half to even for |v| < 2^22 (float) or 2^51 (double).
 template <class T>
 STABLEQAT_HOST_DEVICE inline T round_half_even(T v) {
-  constexpr T kMagic = T(1.5) / std::numeric_limits<T>::epsilon();
-  return (v + kMagic) - kMagic;
+  return (v + kRoundingMagic<T>)-kRoundingMagic<T>;
 }
 
 // max(low, min(v, high)); NaN becomes low.
@@ -66,14 +74,25 @@ STABLEQAT_HOST_DEVICE inline float cos_pi<float>(float u) {
   return sum * z + 1.0f;
 }
 
+// 2^z for z in [-1000, 0] (double) or [-120, 0] (float): the Taylor series of 2^f on [-1/2, 1/2], shifted by round(z).
+template <class T>
+STABLEQAT_HOST_DEVICE inline T exp2_negative(T z) {
+  using Bits = std::conditional_t<sizeof(T) == 8, std::uint64_t, std::uint32_t>;
+  constexpr int kTerms = sizeof(T) == 8 ? 13 : 8;
+  constexpr int kMantissaBits = std::numeric_limits<T>::digits - 1;
+  const T shifted = z + kRoundingMagic<T>;  // its lowest bits are round(z) in two's complement
+  const T argument = (z - (shifted - kRoundingMagic<T>)) * T(0.69314718055994530942);
+  T sum = T(1);
+  for (int k = kTerms; k > 0; --k) sum = sum * (argument * (T(1) / T(k))) + T(1);
+  const Bits power = (std::bit_cast<Bits>(shifted) << kMantissaBits) + std::bit_cast<Bits>(T(1));
+  return sum * std::bit_cast<T>(power);
+}
+
 // The nearest fp16 value of a positive number, ties to even; at most 65504. The result is exact in T.
 template <class T>
 STABLEQAT_HOST_DEVICE inline T round_to_half(T value) {
-  if (!(value < T(65504))) return T(65504);
-  int exponent = 0;
-  std::frexp(value, &exponent);                                   // value = f * 2^exponent, 1/2 <= f < 1
-  const int quantum = exponent - 11 > -24 ? exponent - 11 : -24;  // 11 significant bits; subnormals are multiples of 2^-24
-  return std::ldexp(round_half_even(std::ldexp(value, -quantum)), quantum);
+  constexpr T kLargest = T(65504);
+  return static_cast<T>(half_to_float(float_to_half(static_cast<float>(value < kLargest ? value : kLargest))));
 }
 
 // What has to be known when a loop is compiled for it to be vectorized.
@@ -121,6 +140,10 @@ class QuantElement {
   }
 
   STABLEQAT_HOST_DEVICE bool inside(T x) const { return x >= mask_low_ && x <= mask_high_; }
+
+  // inside() as a factor, and an argument for functions that are multiplied by it: unlike a select, no branch around what follows.
+  STABLEQAT_HOST_DEVICE T pass(T x) const { return inside(x) ? T(1) : T(0); }
+  STABLEQAT_HOST_DEVICE T clamp_to_mask(T x) const { return clamp(x, mask_low_, mask_high_); }
 
   // g(x), the surrogate for d x_q / d x. For x inside the mask.
   template <Slope kSlope>
@@ -193,6 +216,7 @@ class SoftStaircase {
     stretch_ = T(1) / (T(1) - a);
     sharpness_ = std::log(T(2) / a - T(1));
     sharpness_slope_ = T(-2) / (a * (T(2) - a));
+    decay_ = T(-2 * 1.44269504088896340736) * sharpness_;  // exp(-2 k |d|) = 2^(decay |d|)
   }
 
   struct Slopes {
@@ -201,16 +225,22 @@ class SoftStaircase {
   };
 
   STABLEQAT_HOST_DEVICE Slopes slopes(T x) const {
-    const T distance = x - std::floor(x) - T(0.5);
-    const T tanh = std::tanh(sharpness_ * distance);
-    const T tanh_slope = T(1) - tanh * tanh;
-    return {T(0.5) * stretch_ * sharpness_ * tanh_slope, T(0.5) * stretch_ * (stretch_ * tanh + tanh_slope * distance * sharpness_slope_)};
+    const T offset = x - round_half_even(x);  // exact; x lies 1/2 - |offset| from the middle, on the other side
+    const T sign = offset < T(0) ? T(1) : T(-1);
+    const T magnitude = T(0.5) + sign * offset;
+    const T decayed = exp2_negative(decay_ * magnitude);
+    const T inverse = T(1) / (T(1) + decayed);
+    const T tanh = (T(1) - decayed) * inverse;  // of k |d|
+    const T tanh_slope = T(4) * decayed * inverse * inverse;
+    return {T(0.5) * stretch_ * sharpness_ * tanh_slope,
+            sign * (T(0.5) * stretch_ * (stretch_ * tanh + tanh_slope * magnitude * sharpness_slope_))};
   }
 
  private:
   T stretch_;
-  T sharpness_;
-  T sharpness_slope_;
+  T sharpness_;        // k
+  T sharpness_slope_;  // d k / d alpha
+  T decay_;
 };
 
 }  // namespace stableqat::kernels

@@ -48,25 +48,23 @@ struct SoftSums {
   double alpha = 0;
 };
 
+// Alpha first: weight_gradient may overwrite the incoming gradient.
 template <class T>
 SoftSums soft_row(QuantElement<T, Rounding::kNearest> element, SoftStaircase<T> staircase, std::int64_t columns, const T* weight, T scale,
                   const T* gradient, T* weight_gradient) {
   const T divisor = element.effective_scale(scale);
   SoftSums sums;
-  for (std::int64_t j = 0; j < columns; ++j) {
+  sums.alpha = lane_sum<double>(columns, [&](std::int64_t j) {
+    const T x = weight[j] / divisor;
+    return element.pass(x) * gradient[j] * divisor * staircase.slopes(element.clamp_to_mask(x)).alpha;
+  });
+  sums.scale = lane_sum<double>(columns, [&](std::int64_t j) {
     const T x = weight[j] / divisor;
     const T incoming = gradient[j];
-    const T code = element.code(x);
-    if (element.inside(x)) {
-      const auto slopes = staircase.slopes(x);
-      weight_gradient[j] = incoming * slopes.x;
-      sums.scale += static_cast<double>(incoming * (code - x * slopes.x));
-      sums.alpha += static_cast<double>(incoming * divisor * slopes.alpha);
-    } else {
-      weight_gradient[j] = T(0);
-      sums.scale += static_cast<double>(incoming * code);
-    }
-  }
+    const T slope = element.pass(x) * staircase.slopes(element.clamp_to_mask(x)).x;
+    weight_gradient[j] = incoming * slope;
+    return incoming * (element.code(x) - x * slope);
+  });
   return sums;
 }
 
