@@ -25,6 +25,7 @@ CLI::App& add_command(CLI::App& app, Program& program, const std::string& name, 
 void register_eval(CLI::App& app, Program& program);
 void register_generate(CLI::App& app, Program& program);
 void register_info(CLI::App& app, Program& program);
+void register_tokenize(CLI::App& app, Program& program);
 void register_train(CLI::App& app, Program& program);
 
 std::string commit();        // 12 digits, with "-dirty" when tracked files differed; "" when built outside of git

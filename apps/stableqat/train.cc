@@ -39,7 +39,7 @@ ExitCode run(const Options& options, Console& console) {
 
 void register_train(CLI::App& app, Program& program) {
   CLI::App& command = add_command(app, program, "train", "Quantization-aware training",
-                                  "stableqat train --config run.yaml --quantization.bits 3 --train.max_steps 100 --dry-run");
+                                  "stableqat train --config run.yaml --quantization.bits 3 --train.max_steps 100");
   const auto options = std::make_shared<Options>();
   command.add_option("--config", options->config, "YAML file; the PyTorch program's files work too")->type_name("FILE");
   CLI::Option* dry_run =

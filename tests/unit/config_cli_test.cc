@@ -7,6 +7,7 @@
 #include <filesystem>
 #include <nlohmann/json.hpp>
 #include <string>
+#include <vector>
 
 #include "stableqat/base/file.h"
 #include "stableqat/config/train_config.h"
@@ -47,7 +48,7 @@ TEST_F(CliTest, VersionAndHelp) {
   EXPECT_EQ(version.out.find("stableqat 0."), 0U) << version.out;
   const Result help = stableqat("--help");
   EXPECT_EQ(help.code, 0);
-  for (const char* command : {"info", "train"}) {
+  for (const char* command : {"info", "tokenize", "train", "eval", "generate"}) {
     EXPECT_NE(help.out.find(std::string("\n  ") + command + " "), std::string::npos) << help.out;
     const Result of_command = stableqat(std::string(command) + " --help");
     EXPECT_EQ(of_command.code, 0);
@@ -118,6 +119,71 @@ TEST_F(CliTest, ConfigurationErrorsNameTheFileTheKeyAndTheNearestName) {
   EXPECT_EQ(stableqat("train --train.max_steps --dry-run").code, 2);
   EXPECT_EQ(stableqat("train --train.max_steps -1 --dry-run").err,
             "stableqat: error: --train.max_steps: found -1, expected integer >= 0\n");
+}
+
+// A byte-level BPE tokenizer of printable ASCII without merges: '!' is id 0, 'a' is 64, a space 94, the end of text 95.
+std::string ascii_tokenizer() {
+  nlohmann::json vocabulary;
+  for (int c = '!'; c <= '~'; ++c) vocabulary[std::string(1, static_cast<char>(c))] = c - '!';
+  vocabulary["\xc4\xa0"] = 94;  // U+0120 stands for a space
+  vocabulary["<|endoftext|>"] = 95;
+  const nlohmann::json byte_level = {{"type", "ByteLevel"}, {"add_prefix_space", false}, {"trim_offsets", true}, {"use_regex", true}};
+  const nlohmann::json end_of_text = {
+      {"id", 95},        {"content", "<|endoftext|>"}, {"special", true}, {"single_word", false}, {"lstrip", false},
+      {"rstrip", false}, {"normalized", false}};
+  return nlohmann::json({{"version", "1.0"},
+                         {"added_tokens", {end_of_text}},
+                         {"pre_tokenizer", byte_level},
+                         {"decoder", byte_level},
+                         {"model", {{"type", "BPE"}, {"vocab", vocabulary}, {"merges", nlohmann::json::array()}}}})
+      .dump();
+}
+
+TEST_F(CliTest, TokenizeWritesTokenFiles) {
+  write_text_file(folder_ / "tokenizer.json", ascii_tokenizer());
+  write_text_file(folder_ / "text.jsonl", "{\"body\": \"ab\"}\n{\"body\": \"c d\"}\n{\"body\": \"e\"}\n");
+  const std::string command = "tokenize --model tokenizer.json --input text.jsonl --json-key body --output ";
+  const auto ids = [this](const std::string& prefix) {
+    const std::string bytes = read_text_file(folder_ / (prefix + ".bin"));
+    std::vector<int> values;
+    for (std::size_t i = 0; i + 1 < bytes.size(); i += 2) values.push_back(static_cast<unsigned char>(bytes[i]));  // all below 256
+    return values;
+  };
+
+  const Result all = stableqat(command + "all");
+  ASSERT_EQ(all.code, 0) << all.err;
+  EXPECT_EQ(all.out, "3 documents, 9 tokens in all.bin\n");
+  EXPECT_EQ(ids("all"), (std::vector<int>{64, 65, 95, 66, 94, 67, 95, 68, 95}));
+
+  ASSERT_EQ(stableqat(command + "even --shard 0/2").code, 0);
+  ASSERT_EQ(stableqat(command + "odd --shard 1/2 --workers 1").code, 0);
+  EXPECT_EQ(ids("even"), (std::vector<int>{64, 65, 95, 68, 95}));
+  EXPECT_EQ(ids("odd"), (std::vector<int>{66, 94, 67, 95}));
+}
+
+TEST_F(CliTest, TokenizeNamesBadInput) {
+  write_text_file(folder_ / "tokenizer.json", ascii_tokenizer());
+  write_text_file(folder_ / "text.jsonl", "{\"text\": \"ab\"}\n{\"text\": 5}\n");
+  const std::string command = "tokenize --model tokenizer.json --input text.jsonl --output tokens ";
+  const Result bad = stableqat(command);
+  EXPECT_EQ(bad.code, 3);
+  EXPECT_NE(bad.err.find("text.jsonl:2"), std::string::npos) << bad.err;
+  EXPECT_FALSE(std::filesystem::exists(folder_ / "tokens.bin"));
+
+  const Result skipped = stableqat(command + "--skip-bad-lines");
+  EXPECT_EQ(skipped.code, 0);
+  EXPECT_EQ(skipped.out, "1 documents, 3 tokens in tokens.bin\n");
+  EXPECT_NE(skipped.err.find("warning: "), std::string::npos);
+
+  for (const char* shard : {"2/2", "1", "a/b", "0/0", "-1/2", "1/2x", "/"}) {
+    const Result result = stableqat(command + "--shard " + shard);
+    EXPECT_EQ(result.code, 2) << shard;
+    EXPECT_NE(result.err.find("i/n with i from 0 to n-1"), std::string::npos) << result.err;
+  }
+  EXPECT_EQ(stableqat("tokenize --model none --input text.jsonl --output tokens").code, 3);
+  EXPECT_EQ(stableqat("tokenize --model tokenizer.json --input none --output tokens").code, 3);
+  EXPECT_EQ(stableqat("tokenize --model tokenizer.json --input text.jsonl --output no/such/folder/tokens --skip-bad-lines").code, 4);
+  EXPECT_EQ(stableqat("tokenize --input text.jsonl --output tokens").code, 2);
 }
 
 TEST_F(CliTest, ReferenceIsTheCommittedPage) {
