@@ -6,7 +6,6 @@
 #include "commands.h"
 #include "stableqat/data/tokenize.h"
 #include "stableqat/tokenizer/tokenizer.h"
-#include "stableqat/train/training_data.h"
 #include "stop_signal.h"
 
 namespace stableqat::app {
@@ -38,8 +37,8 @@ ExitCode run(Options options, Console& console) {
   options.tokenize.prefix = options.output;
 
   const Tokenizer tokenizer = Tokenizer::open(options.model);
-  const auto info = tokenize_files(token_encoder(tokenizer, tokenizer.vocab_size()), options.tokenize, console.log_callback(),
-                                   console.progress_callback(), stop_on_signals());
+  const auto info = tokenize_files(make_token_encoder(tokenizer), options.tokenize, console.log_callback(), console.progress_callback(),
+                                   stop_on_signals());
   if (!info) return ExitCode::kInterrupted;
   console.finish();
   fmt::print("{} documents, {} tokens in {}.bin\n", info->documents, info->tokens, options.output);
