@@ -29,15 +29,15 @@ at::Tensor checked_scale(const at::Tensor& scale, const at::Tensor& master, std:
     throw DataError({name + " scale", std::to_string(scale.numel()) + " values",
                      std::to_string(rows) + " x " + std::to_string(scales_per_row), "bits or group_size differ from the checkpoint's"});
   }
-  const at::Tensor dense = scale.detach().to(master.options()).reshape({rows, scales_per_row}).contiguous();
+  at::Tensor dense = scale.detach().to(master.options()).reshape({rows, scales_per_row}).contiguous();
   require_finite(dense, name + " scale");
   return dense;
 }
 
 }  // namespace
 
-QuantizedWeight::QuantizedWeight(at::Tensor master, QuantizerSpec spec, std::optional<at::Tensor> scale, std::optional<at::Tensor> alpha,
-                                 std::string name)
+QuantizedWeight::QuantizedWeight(const at::Tensor& master, QuantizerSpec spec, std::optional<at::Tensor> scale,
+                                 std::optional<at::Tensor> alpha, std::string name)
     : spec_(std::move(spec)), name_(std::move(name)) {
   const at::NoGradGuard no_grad;
   spec_.validate();

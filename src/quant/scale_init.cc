@@ -1,8 +1,9 @@
 #include "stableqat/quant/scale_init.h"
 
 #include <ATen/ops/empty.h>
-#include <ATen/ops/isfinite.h>
+#include <ATen/ops/empty_like.h>
 
+#include <algorithm>
 #include <cmath>
 #include <string>
 
@@ -40,7 +41,7 @@ at::Tensor initial_scale(const at::Tensor& weight, const QuantizerSpec& spec, st
   const at::Tensor dense = weight.detach().contiguous();
   const kernels::QuantRule rule = spec.rule();
   const std::int64_t groups = spec.scales_per_row(dense.size(1), where);
-  const at::Tensor scale = at::empty({dense.size(0), groups}, dense.options());
+  at::Tensor scale = at::empty({dense.size(0), groups}, dense.options());
   const at::Tensor mean = at::empty_like(scale);
   detail::with_float_type(dense, [&](auto type) {
     using T = decltype(type);

@@ -23,8 +23,11 @@ namespace {
 
 using nlohmann::json;
 
-at::Tensor numbers(const json& list, at::IntArrayRef shape) {
-  return at::tensor(list.get<std::vector<double>>(), at::kDouble).reshape(shape);
+at::Tensor numbers(const json& object, const char* key, at::IntArrayRef shape) {
+  const at::Tensor flat = at::tensor(object.at(key).get<std::vector<double>>(), at::kDouble);
+  const std::int64_t expected = c10::multiply_integers(shape);
+  if (flat.numel() != expected) throw DataError({key, std::to_string(flat.numel()) + " values", std::to_string(expected), ""});
+  return flat.reshape(shape);
 }
 
 QuantizerSpec read_spec(const json& object, const std::string& method) {
@@ -52,13 +55,13 @@ QuantizerCase read_case(const json& object) {
                 std::to_string(rows) + " x " + std::to_string(cols);
   golden.weight = draw(seed, rows, cols) * 0.1;
   golden.gradient = draw(seed + 1, rows, cols);
-  golden.scale = numbers(object.at("scale"), {rows, 1});
-  golden.expected.output = numbers(object.at("output"), {rows, cols});
-  golden.expected.grad_weight = numbers(object.at("grad_weight"), {rows, cols});
-  golden.expected.grad_scale = numbers(object.at("grad_scale"), {rows});
+  golden.scale = numbers(object, "scale", {rows, 1});
+  golden.expected.output = numbers(object, "output", {rows, cols});
+  golden.expected.grad_weight = numbers(object, "grad_weight", {rows, cols});
+  golden.expected.grad_scale = numbers(object, "grad_scale", {rows});
   if (golden.method == "dsq") {
     golden.alpha = at::full({1}, object.value("alpha", QuantizedWeight::kInitialAlpha), at::kDouble);
-    golden.expected.grad_alpha = numbers(object.at("grad_alpha"), {1});
+    golden.expected.grad_alpha = numbers(object, "grad_alpha", {1});
     if (golden.spec.bits == 1) golden.skipped = "the authors' dsq has three levels at 1 bit; ours has none (a sign has no interval)";
   }
   return golden;

@@ -23,11 +23,11 @@ class QuantizedWeight {
  public:
   static constexpr double kInitialAlpha = 0.2;
 
-  // Takes `master` [N, M] (no copy when it is contiguous). `scale` [N, G] (or [N, 1] / [N] for one scale per row): without it,
+  // Shares `master` [N, M] (no copy when it is contiguous). `scale` [N, G] (or [N, 1] / [N] for one scale per row): without it,
   // initial_scale() of the master. `alpha` [1] is DSQ's, 0.2 without it. Call quantize() before the first use.
   // Throws ConfigError for an invalid spec or a group size that does not divide M, DataError for a wrong shape, dtype or device, a scale
-  // that is not finite and positive, or a weight that is not finite. `name` (the layer) goes into messages.
-  QuantizedWeight(at::Tensor master, QuantizerSpec spec, std::optional<at::Tensor> scale = std::nullopt,
+  // or a weight that is not finite. `name` (the layer) goes into messages.
+  QuantizedWeight(const at::Tensor& master, QuantizerSpec spec, std::optional<at::Tensor> scale = std::nullopt,
                   std::optional<at::Tensor> alpha = std::nullopt, std::string name = "weight");
   QuantizedWeight(QuantizedWeight&&) = default;
   QuantizedWeight& operator=(QuantizedWeight&&) = default;
