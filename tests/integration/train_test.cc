@@ -1,0 +1,246 @@
+// The real program on a small model: exact continuation after a kill, signals, damaged checkpoints, bad input.
+#include <gtest/gtest.h>
+#include <signal.h>
+#include <spawn.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <chrono>
+#include <cstdlib>
+#include <filesystem>
+#include <fstream>
+#include <limits>
+#include <nlohmann/json.hpp>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "../support/tiny_model.h"
+#include "stableqat/base/file.h"
+#include "stableqat/io/safetensors.h"
+
+namespace stableqat {
+namespace {
+
+namespace fs = std::filesystem;
+
+struct Result {
+  int code = -1;
+  std::string out;
+  std::string err;
+};
+
+class TrainTest : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    folder_ = fs::temp_directory_path() / ("stableqat_train_test_" + std::to_string(::getpid()));
+    fs::remove_all(folder_);
+    fs::create_directories(folder_);
+    testing::write_tiny_model(folder_ / "model");
+    testing::write_tiny_corpus(folder_ / "train.jsonl", 200);
+    testing::write_tiny_corpus(folder_ / "valid.jsonl", 10);
+    write_text_file(folder_ / "run.yaml", R"(
+model: {path: model}
+quantization: {method: stableqat, bits: 3}
+data: {train: [train.jsonl], sequence_length: 64}
+train: {output_dir: out, micro_batch_size: 2, gradient_accumulation_steps: 4, max_steps: 6, learning_rate: 1e-3, save_steps: 3,
+        logging_steps: 1, threads: 1}
+)");
+  }
+  void TearDown() override { fs::remove_all(folder_); }
+
+  // Runs the program by the shell; `before` is shell text in front of it.
+  Result run(const std::string& arguments, const std::string& before = "") const {
+    const std::string command =
+        "cd '" + folder_.string() + "' && " + before + " '" STABLEQAT_PROGRAM "' " + arguments + " >stdout 2>stderr </dev/null";
+    const int status = std::system(command.c_str());
+    return {WIFEXITED(status) ? WEXITSTATUS(status) : -1, read_text_file(folder_ / "stdout"), read_text_file(folder_ / "stderr")};
+  }
+
+  Result train(const std::string& output, const std::string& more = "") const {
+    return run("train --config run.yaml --train.output_dir " + output + " " + more);
+  }
+
+  // Starts training in a process of its own and sends `signal` once `path` exists; returns the wait status.
+  int train_and_signal(const std::string& output, const fs::path& path, int signal, const std::string& more) const {
+    std::vector<std::string> words{"sh", "-c",
+                                   "cd '" + folder_.string() +
+                                       "' && exec '" STABLEQAT_PROGRAM "' train --config run.yaml --train.output_dir " + output + " " +
+                                       more + " >/dev/null 2>&1"};
+    std::vector<char*> arguments;
+    for (std::string& word : words) arguments.push_back(word.data());
+    arguments.push_back(nullptr);
+    pid_t child = 0;
+    EXPECT_EQ(::posix_spawn(&child, "/bin/sh", nullptr, nullptr, arguments.data(), environ), 0);
+    int status = 0;
+    bool sent = false;
+    while (::waitpid(child, &status, WNOHANG) == 0) {
+      if (!sent && fs::exists(folder_ / path)) {
+        ::kill(child, signal);
+        sent = true;
+      }
+      std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    }
+    EXPECT_TRUE(sent) << "the run ended before " << path;
+    return status;
+  }
+
+  void expect_same_checkpoint(const std::string& a, const std::string& b) const {
+    for (const char* name : {"model.safetensors", "optimizer.safetensors", "trainer_state.json", "config.json", "tokenizer.json"}) {
+      EXPECT_EQ(file_content_hash(folder_ / a / name), file_content_hash(folder_ / b / name)) << name;
+    }
+  }
+
+  void expect_refused(const Result& result, int code, const std::vector<std::string>& words) const {
+    EXPECT_EQ(result.code, code) << result.err;
+    for (const std::string& word : words) EXPECT_NE(result.err.find(word), std::string::npos) << word << " not in: " << result.err;
+  }
+
+  // Replaces one tensor of the model.
+  void damage_weight(const std::string& name, float value) const {
+    const fs::path path = folder_ / "model" / "model.safetensors";
+    const SafetensorsFile file(path);
+    const auto offset = static_cast<std::streamoff>(file.tensor(name).offset);
+    std::fstream stream(path, std::ios::in | std::ios::out | std::ios::binary);
+    stream.seekp(offset);
+    stream.write(reinterpret_cast<const char*>(&value), sizeof value);
+  }
+
+  fs::path folder_;
+};
+
+// More micro-batches per step, so that there is time to stop the run between two steps.
+constexpr const char* kSlowSteps = "--train.gradient_accumulation_steps 40";
+
+TEST_F(TrainTest, AKilledRunContinuesBitForBit) {
+  ASSERT_EQ(train("whole", kSlowSteps).code, 0);
+  const int status = train_and_signal("killed", "killed/checkpoint-3/manifest.json", SIGKILL, kSlowSteps);
+  ASSERT_TRUE(WIFSIGNALED(status));
+  ASSERT_FALSE(fs::exists(folder_ / "killed" / "last_checkpoint"));
+  const Result resumed = train("killed", kSlowSteps);
+  ASSERT_EQ(resumed.code, 0) << resumed.err;
+  EXPECT_NE(resumed.err.find("at step 3"), std::string::npos) << resumed.err;
+  expect_same_checkpoint("whole/last_checkpoint", "killed/last_checkpoint");
+}
+
+TEST_F(TrainTest, ASignalWritesACheckpointAndExits130) {
+  ASSERT_EQ(train("whole", kSlowSteps).code, 0);
+  const int status = train_and_signal("stopped", "stopped/metrics.jsonl", SIGTERM, kSlowSteps);
+  ASSERT_TRUE(WIFEXITED(status));
+  ASSERT_EQ(WEXITSTATUS(status), 130);
+  ASSERT_EQ(train("stopped", kSlowSteps).code, 0);
+  expect_same_checkpoint("whole/last_checkpoint", "stopped/last_checkpoint");
+}
+
+TEST_F(TrainTest, ADamagedCheckpointIsPassedOver) {
+  ASSERT_EQ(train("out", "--train.max_steps 7 --train.save_steps 3").code, 0);
+  fs::remove_all(folder_ / "out" / "last_checkpoint");
+  const fs::path damaged = folder_ / "out" / "checkpoint-6" / "optimizer.safetensors";
+  std::fstream stream(damaged, std::ios::in | std::ios::out | std::ios::binary);
+  stream.seekp(-1, std::ios::end);
+  stream.put('x');
+  stream.close();
+  const Result resumed = train("out", "--train.max_steps 7");
+  EXPECT_EQ(resumed.code, 0);
+  EXPECT_NE(resumed.err.find("damaged checkpoint"), std::string::npos) << resumed.err;
+  EXPECT_NE(resumed.err.find("checkpoint-3"), std::string::npos) << resumed.err;
+}
+
+TEST_F(TrainTest, OnlyTheNewestCheckpointsAreKept) {
+  ASSERT_EQ(train("out", "--train.save_steps 1 --train.save_total_limit 2").code, 0);
+  EXPECT_FALSE(fs::exists(folder_ / "out" / "checkpoint-3"));
+  EXPECT_TRUE(fs::exists(folder_ / "out" / "checkpoint-4"));
+  EXPECT_TRUE(fs::exists(folder_ / "out" / "checkpoint-5"));
+}
+
+TEST_F(TrainTest, ATrainedCheckpointIsEvaluatedContinuedAndGeneratedFrom) {
+  ASSERT_EQ(train("out", "--data.valid valid.jsonl --train.eval_steps 3 --train.max_steps 60").code, 0);
+  const Result before = run("eval --model model --bits 3 --ppl valid.jsonl --context 64 --json before.json");
+  ASSERT_EQ(before.code, 0) << before.err;
+  const Result after = run("eval --model out/last_checkpoint --ppl valid.jsonl --context 64 --json after.json");
+  ASSERT_EQ(after.code, 0) << after.err;
+  const auto value = [this](const char* name) { return nlohmann::json::parse(read_text_file(folder_ / name)); };
+  EXPECT_LT(value("after.json").at("perplexity").get<double>(), 0.5 * value("before.json").at("perplexity").get<double>());
+  EXPECT_EQ(value("after.json").at("tokens"), value("before.json").at("tokens"));
+
+  std::ifstream metrics(folder_ / "out" / "metrics.jsonl");
+  std::vector<nlohmann::json> lines;
+  for (std::string line; std::getline(metrics, line);) lines.push_back(nlohmann::json::parse(line));
+  ASSERT_EQ(lines.size(), 80U);  // 60 steps and 20 evaluations
+  EXPECT_EQ(lines.front().at("step"), 1);
+  EXPECT_EQ(lines.back().at("eval_perplexity"), value("after.json").at("perplexity"));
+  for (const char* key : {"loss", "gradient_norm", "learning_rate", "tokens_per_second", "seconds_left", "codes_changed", "clipped"}) {
+    EXPECT_TRUE(lines.front().at(key).is_number()) << key;
+  }
+
+  const Result text = run("generate --model out/last_checkpoint --prompt 'the river' --max-tokens 12");
+  EXPECT_EQ(text.code, 0) << text.err;
+  EXPECT_EQ(text.out.rfind("the river", 0), 0U);
+  EXPECT_EQ(text.out, run("generate --model out/last_checkpoint --prompt 'the river' --max-tokens 12").out);
+}
+
+TEST_F(TrainTest, BadSettingsAreUsageErrors) {
+  expect_refused(train("out", "--quantization.amplitude 0.3"), 2, {"0.3", "0.225079"});
+  expect_refused(train("out", "--quantization.amplitude 0.21,0.21"), 2, {"amplitude"});
+  expect_refused(train("out", "--quantization.bits 5"), 2, {"quantization.bits", "5"});
+  expect_refused(train("out", "--quantization.group_size 128 --quantization.layers model.layers.*.q_proj"), 2, {"128", "64"});
+  expect_refused(train("out", "--train.lerning_rate 1"), 2, {"learning_rate"});
+  EXPECT_FALSE(fs::exists(folder_ / "out" / "last_checkpoint"));
+}
+
+TEST_F(TrainTest, BadDataIsNamed) {
+  expect_refused(train("out", "--model.path absent"), 3, {"absent"});
+  expect_refused(train("out", "--data.train absent.jsonl"), 3, {"absent.jsonl"});
+  write_text_file(folder_ / "bad.jsonl", "{\"text\": \"fine\"}\n{\"text\": 3}\n");
+  expect_refused(train("out", "--data.train bad.jsonl"), 3, {"bad.jsonl:2"});
+  write_text_file(folder_ / "short.jsonl", "{\"text\": \"too short\"}\n");
+  expect_refused(train("out", "--data.train short.jsonl"), 3, {"block"});
+}
+
+TEST_F(TrainTest, ADamagedModelIsNamed) {
+  const fs::path weights = folder_ / "model" / "model.safetensors";
+  damage_weight("model.layers.1.mlp.up_proj.weight", std::numeric_limits<float>::quiet_NaN());
+  expect_refused(train("out"), 3, {"model.layers.1.mlp.up_proj.weight", "finite"});
+  fs::resize_file(weights, fs::file_size(weights) - 10);
+  expect_refused(train("out"), 3, {"model.safetensors"});
+  ModelConfig wider = testing::tiny_config();
+  wider.intermediate_size = 96;
+  testing::write_tiny_model(folder_ / "model");
+  write_text_file(folder_ / "model" / "config.json", to_json(wider).dump());
+  expect_refused(train("out"), 3, {"gate_proj.weight", "[128, 64]", "[96, 64]"});
+  wider = testing::tiny_config();
+  wider.num_hidden_layers = 3;
+  write_text_file(folder_ / "model" / "config.json", to_json(wider).dump());
+  expect_refused(train("out"), 3, {"model.layers.2.input_layernorm.weight"});
+}
+
+TEST_F(TrainTest, AFullDiskLeavesNothingHalfWritten) {
+  // A limit on the size of files stands for the full disk: the write fails in the same place.
+  const Result result = run("train --config run.yaml --train.output_dir out", "trap '' XFSZ; ulimit -f 150;");
+  expect_refused(result, 4, {"out"});
+  for (const auto& entry : fs::directory_iterator(folder_ / "out")) {
+    EXPECT_EQ(entry.path().filename().string().find("checkpoint"), std::string::npos) << entry.path();
+  }
+}
+
+TEST_F(TrainTest, AnOutputThatCannotBeWrittenIsAnEnvironmentError) {
+  write_text_file(folder_ / "file", "");
+  expect_refused(train("file/out"), 4, {"file/out"});
+}
+
+TEST_F(TrainTest, ARunThatDivergesStopsBeforeTheUpdateAndKeepsTheLastGoodState) {
+  const Result result = train("out", "--train.learning_rate 1e30 --train.lr_scheduler constant --train.max_grad_norm 0");
+  expect_refused(result, 5, {"finite"});
+  const fs::path kept = folder_ / "out";
+  bool found = false;
+  for (const auto& entry : fs::directory_iterator(kept)) found |= entry.path().filename().string().starts_with("checkpoint-");
+  EXPECT_TRUE(found);
+}
+
+TEST_F(TrainTest, AFolderWithAnotherRunIsNotOverwritten) {
+  ASSERT_EQ(train("out").code, 0);
+  expect_refused(train("out", "--train.resume never"), 2, {"out", "checkpoints"});
+}
+
+}  // namespace
+}  // namespace stableqat
