@@ -13,11 +13,11 @@
 set -euo pipefail
 
 setup_packages=(
-  g++ cmake ninja-build pkg-config ccache                                               # build
-  python3 python3-pip unzip ca-certificates                                             # wheels
-  libcli11-dev libfmt-dev libspdlog-dev libyaml-cpp-dev nlohmann-json3-dev              # program
-  libxxhash-dev libzstd-dev liblzma-dev zlib1g-dev libpcre2-dev                         # files and text
-  libgtest-dev libssl-dev                                                                          # tests
+  g++ cmake ninja-build pkg-config ccache                            # build
+  python3 python3-pip unzip ca-certificates                          # wheels
+  libcli11-dev libfmt-dev libyaml-cpp-dev nlohmann-json3-dev         # program
+  libxxhash-dev libzstd-dev liblzma-dev zlib1g-dev                   # files and text
+  libgtest-dev libssl-dev                                            # tests
 )
 setup_lock="$(cd "$(dirname "${BASH_SOURCE[0]}")/../cmake" && pwd)/wheels.lock"
 
