@@ -15,15 +15,16 @@ END
 
 preset=release
 target=all
-skip_long=(--label-exclude long)
-skip_torch=()
+skip=long  # one expression for ctest; "nothing" is no label
+selection=()
 while (($#)); do
   case "$1" in
-    --all) skip_long=() ;;
+    --all) skip="${skip/long/nothing}" ;;
     --sanitize)
       preset=asan-ubsan
       target=plain_tests
-      skip_torch=(--label-exclude torch --exclude-regex '_NOT_BUILT$')
+      skip+="|torch"
+      selection=(--exclude-regex '_NOT_BUILT$')
       ;;
     -h | --help)
       usage
@@ -44,4 +45,4 @@ cmake --preset "$preset" --log-level=WARNING
 cmake --build --preset "$preset" --target "$target"
 printf 'test.sh: build/%s is built, after %d s\n' "$preset" "$SECONDS"
 
-ctest --preset "$preset" "${skip_long[@]}" "${skip_torch[@]}" "$@"
+ctest --preset "$preset" --label-exclude "$skip" "${selection[@]}" "$@"
