@@ -49,6 +49,8 @@ if(LibTorch_FOUND AND NOT TARGET LibTorch::cpu)
     PROPERTIES IMPORTED_LOCATION "${LibTorch_torch_cpu_LIBRARY}"
                INTERFACE_INCLUDE_DIRECTORIES "${LibTorch_INCLUDE_DIR};${LibTorch_INCLUDE_DIR}/torch/csrc/api/include"
                INTERFACE_LINK_LIBRARIES LibTorch::c10)
+  # Without it TensorOperators.h pulls in every operator's header: 10 s more a file.
+  set_property(TARGET LibTorch::cpu APPEND PROPERTY INTERFACE_COMPILE_DEFINITIONS AT_PER_OPERATOR_HEADERS)
   # libtorch_cpu.so finds libcudart and libcupti of the wheels by its own RPATH; the linker must not insist on resolving them.
   set_property(TARGET LibTorch::cpu APPEND PROPERTY INTERFACE_LINK_OPTIONS "LINKER:--allow-shlib-undefined")
   add_library(LibTorch::openmp INTERFACE IMPORTED)

@@ -17,6 +17,9 @@ add_library(test_support STATIC support/tiny_model.cc)
 target_link_libraries(test_support PUBLIC stableqat::models)
 stableqat_warnings(test_support)
 
+stableqat_test(models_test SOURCES unit/models_test.cc LINK test_support stableqat::eval)
+stableqat_test(train_step_test SOURCES unit/train_step_test.cc LINK test_support stableqat::train)
+
 if(STABLEQAT_BUILD_APPS)
   stableqat_test(train_test SOURCES integration/train_test.cc LINK test_support)
   target_compile_definitions(train_test PRIVATE STABLEQAT_PROGRAM="$<TARGET_FILE:stableqat>")

@@ -47,8 +47,15 @@ class LinearFunction : public Function<LinearFunction> {
     const at::Tensor dy = rows_of(gradients[0]);
     at::Tensor dx;
     if (context->needs_input_grad(0)) dx = at::mm(dy, operand).view(x.sizes());
-    if (context->needs_input_grad(1)) accumulate(w, dy.t(), rows_of(x));
-    return {dx, at::Tensor(), at::Tensor()};
+    at::Tensor dw;
+    if (context->needs_input_grad(1)) {
+      if (w.is_leaf()) {
+        accumulate(w, dy.t(), rows_of(x));
+      } else {
+        dw = at::mm(dy.t(), rows_of(x));
+      }
+    }
+    return {dx, dw, at::Tensor()};
   }
 
  private:

@@ -1,6 +1,5 @@
 #include "stableqat/quant/fake_quantize.h"
 
-#define AT_PER_OPERATOR_HEADERS  // TensorOperators.h would else pull in all of ATen
 #include <ATen/TensorOperators.h>
 #include <ATen/ops/clamp.h>
 #include <ATen/ops/clamp_min.h>

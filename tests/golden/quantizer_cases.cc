@@ -1,6 +1,5 @@
 #include "quantizer_cases.h"
 
-#define AT_PER_OPERATOR_HEADERS  // TensorOperators.h would else pull in all of ATen
 #include <ATen/TensorOperators.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>

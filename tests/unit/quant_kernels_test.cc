@@ -1,5 +1,4 @@
 // The reference kernels against independent ways to the same numbers: the autograd path, row-by-row calls, c10's fp16.
-#define AT_PER_OPERATOR_HEADERS  // TensorOperators.h would else pull in all of ATen
 #include <ATen/TensorOperators.h>
 #include <ATen/core/Tensor.h>
 #include <c10/util/Half.h>

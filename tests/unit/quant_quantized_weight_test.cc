@@ -1,6 +1,5 @@
 #include "stableqat/quant/quantized_weight.h"
 
-#define AT_PER_OPERATOR_HEADERS  // TensorOperators.h would else pull in all of ATen
 #include <ATen/TensorOperators.h>
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/full.h>

@@ -1,6 +1,5 @@
 #include "stableqat/quant/scale_init.h"
 
-#define AT_PER_OPERATOR_HEADERS  // TensorOperators.h would else pull in all of ATen
 #include <ATen/TensorOperators.h>
 #include <gtest/gtest.h>
 
