@@ -1,12 +1,13 @@
 // Checkpoints: Hugging Face directories that transformers can read, with everything that an exact continuation needs beside it.
 //
-//   config.json, tokenizer files        as the start model has them; quantization settings under "stableqat"
-//   model.safetensors                   masters and unquantized tensors under their Hugging Face names; "<layer>.weight_clip_val" [N, G]:
-//   the
-//                                       scale in use (on the fp16 grid where the run asks for it), DSQ's "<layer>.alpha_dsq" [1]
-//   optimizer.safetensors               "first." and "second." + name: Adam's moments; "value." + name: scales before they were put on the
-//   grid trainer_state.json                  step, tokens, position in the data train_config.yaml                   the resolved
-//   configuration manifest.json                       size and XXH3 hash of every other file
+//   config.json, tokenizer files   as the start model has them; quantization settings under "stableqat"
+//   model.safetensors              masters and unquantized tensors under their Hugging Face names; "<layer>.weight_clip_val" [N, G]:
+//                                  the scale in use (on the fp16 grid where the run asks for it); DSQ's "<layer>.alpha_dsq" [1]
+//   optimizer.safetensors          "first." and "second." + name: Adam's moments; "value." + name: scales before they were put on
+//                                  the grid
+//   trainer_state.json             step, tokens, position in the data
+//   train_config.yaml              the resolved configuration
+//   manifest.json                  size and XXH3 hash of every other file
 #pragma once
 
 #include <cstdint>
