@@ -9,6 +9,7 @@
 #include "machine.h"
 #include "measure.h"
 #include "stableqat/base/version.h"
+#include "stableqat/kernels/isa.h"
 
 namespace stableqat::app {
 
@@ -24,7 +25,11 @@ Json to_json(const Machine& machine, const std::optional<Rates>& rates) {
   Json json = {{"version", std::string(version())},
                {"commit", commit()},
                {"libtorch", libtorch_version()},
-               {"cpu", {{"model", machine.cpu_model}, {"cores", machine.cores}, {"instruction_sets", machine.instruction_sets}}},
+               {"cpu",
+                {{"model", machine.cpu_model},
+                 {"cores", machine.cores},
+                 {"instruction_sets", machine.instruction_sets},
+                 {"kernels", kernels::isa_name(kernels::active_isa())}}},
                {"memory", {{"total_bytes", machine.memory_bytes}, {"available_bytes", machine.available_memory_bytes}}},
                {"gpus", std::move(gpus)}};
   if (rates) {
@@ -41,6 +46,7 @@ std::string to_text(const Machine& machine, const std::optional<Rates>& rates) {
   text += fmt::format("LibTorch     {}\n", libtorch_version());
   text += fmt::format("CPU          {}, {} cores\n", machine.cpu_model.empty() ? "unknown" : machine.cpu_model, machine.cores);
   text += fmt::format("             {}\n", fmt::join(machine.instruction_sets, " "));
+  text += fmt::format("kernels      {}\n", kernels::isa_name(kernels::active_isa()));
   text += fmt::format("memory       {:.1f} GB, {:.1f} GB available\n", static_cast<double>(machine.memory_bytes) / kGiga,
                       static_cast<double>(machine.available_memory_bytes) / kGiga);
   if (machine.gpus.empty()) text += "GPU          none\n";

@@ -3,7 +3,10 @@
 
 #include <cstdint>
 
+#include "stableqat/base/isa_namespace.h"
+
 namespace stableqat::kernels {
+inline namespace STABLEQAT_ISA {
 
 inline constexpr int kLanes = 16;  // one AVX-512 register of floats
 
@@ -23,4 +26,5 @@ Sum lane_sum(std::int64_t count, Term&& term) {
   return lanes[0];
 }
 
+}  // namespace STABLEQAT_ISA
 }  // namespace stableqat::kernels

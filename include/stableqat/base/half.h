@@ -7,7 +7,10 @@
 #include <cstdint>
 #include <span>
 
+#include "stableqat/base/isa_namespace.h"
+
 namespace stableqat {
+inline namespace STABLEQAT_ISA {
 
 constexpr float half_to_float(std::uint16_t half) noexcept {
   const std::uint32_t exponent = (half >> 10) & 0x1fU;
@@ -59,4 +62,5 @@ inline void float_to_bfloat16(std::span<const float> in, std::span<std::uint16_t
   for (std::size_t i = 0; i < in.size(); ++i) out[i] = float_to_bfloat16(in[i]);
 }
 
+}  // namespace STABLEQAT_ISA
 }  // namespace stableqat

@@ -10,6 +10,7 @@
 #include <type_traits>
 
 #include "stableqat/base/half.h"
+#include "stableqat/base/isa_namespace.h"
 #include "stableqat/kernels/quant_rule.h"
 
 #ifdef __CUDACC__
@@ -19,6 +20,7 @@
 #endif
 
 namespace stableqat::kernels {
+inline namespace STABLEQAT_ISA {
 
 // Scales are clamped from below at this value.
 inline constexpr double kMinScale = 1e-5;
@@ -243,4 +245,5 @@ class SoftStaircase {
   T decay_;
 };
 
+}  // namespace STABLEQAT_ISA
 }  // namespace stableqat::kernels

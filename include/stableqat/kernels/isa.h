@@ -1,0 +1,30 @@
+// Instruction sets that the CPU kernels are built for, and the one that this process uses.
+#pragma once
+
+#include <array>
+#include <string_view>
+
+namespace stableqat::kernels {
+
+// In rising order: each contains those before it.
+enum class Isa {
+  kPlain,       // what the compiler's default target allows (x86-64: SSE2); the only one on other architectures
+  kAvx2,        // AVX2, FMA
+  kAvx512,      // AVX-512 F, BW, DQ, VL
+  kAvx512Vnni,  // + VNNI: dot products of integers
+  kAvx512Bf16   // + BF16: dot products of bfloat16 pairs
+};
+
+inline constexpr std::array kAllIsas{Isa::kPlain, Isa::kAvx2, Isa::kAvx512, Isa::kAvx512Vnni, Isa::kAvx512Bf16};
+
+// "plain", "avx2", "avx512", "avx512_vnni", "avx512_bf16": the values of STABLEQAT_ISA.
+std::string_view isa_name(Isa isa) noexcept;
+
+// The highest that both the CPU and the operating system support.
+Isa best_isa() noexcept;
+
+// The one kernels use unless told otherwise: STABLEQAT_ISA from the environment as it was at the first call, else best_isa(). Throws
+// ConfigError for a name that is unknown or an instruction set that this machine lacks. Thread-safe.
+Isa active_isa();
+
+}  // namespace stableqat::kernels

@@ -1,0 +1,16 @@
+# cmake -DNM=nm -DISA=avx512 -DOBJECTS=a.o;b.o -P isa_symbols.cmake: fails if an object compiled for one instruction set holds a function that the
+# linker could merge with the same function compiled for another.
+set(shared "")
+foreach(object IN LISTS OBJECTS)
+  execute_process(COMMAND "${NM}" -C --defined-only "${object}" OUTPUT_VARIABLE symbols COMMAND_ERROR_IS_FATAL ANY)
+  string(REPLACE ";" "," symbols "${symbols}")
+  string(REPLACE "\n" ";" symbols "${symbols}")
+  foreach(symbol IN LISTS symbols)
+    if(symbol MATCHES "^[0-9a-f]+ [WVuB-DR-T] " AND NOT symbol MATCHES "::${ISA}::")
+      string(APPEND shared "\n${object}: ${symbol}")
+    endif()
+  endforeach()
+endforeach()
+if(shared)
+  message(FATAL_ERROR "symbols outside of namespace ${ISA}:${shared}")
+endif()

@@ -1,0 +1,10 @@
+stableqat_test(kernels_test SOURCES unit/kernels_isa_test.cc LINK stableqat::kernels)
+
+foreach(isa plain avx2 avx512 avx512_vnni avx512_bf16)
+  get_property(libraries GLOBAL PROPERTY STABLEQAT_ISA_OBJECTS_${isa})
+  if(libraries AND NOT STABLEQAT_SANITIZE)
+    list(TRANSFORM libraries REPLACE "(.+)" "$<TARGET_OBJECTS:\\1>")
+    add_test(NAME isa_symbols.${isa} COMMAND "${CMAKE_COMMAND}" "-DNM=${CMAKE_NM}" -DISA=${isa} "-DOBJECTS=${libraries}" -P
+                                             "${CMAKE_CURRENT_SOURCE_DIR}/isa_symbols.cmake")
+  endif()
+endforeach()
