@@ -1,4 +1,11 @@
-stableqat_test(kernels_test SOURCES unit/kernels_isa_test.cc LINK stableqat::kernels)
+stableqat_test(
+  kernels_test
+  SOURCES unit/kernels_cross_entropy_test.cc
+          unit/kernels_isa_test.cc
+          unit/kernels_rms_norm_test.cc
+          unit/kernels_rope_test.cc
+          unit/kernels_swiglu_test.cc
+  LINK stableqat::kernels)
 
 foreach(isa plain avx2 avx512 avx512_vnni avx512_bf16)
   get_property(libraries GLOBAL PROPERTY STABLEQAT_ISA_OBJECTS_${isa})
