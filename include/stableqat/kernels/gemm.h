@@ -1,0 +1,80 @@
+// Matrix products for the linear layers, on fp32 activations. C [m, n] = A [m, k] B [k, n], or C += A B.
+//
+// Three kinds of arithmetic, all summed in registers over at most kGemmDepth terms before they are added to C:
+//   fp32     fused multiply-add where the instruction set has it;
+//   bf16     both operands rounded to bfloat16 (ties to even), products exact, sums in fp32;
+//   integer  B holds the codes of a quantized weight, A is rounded row by row to 16-bit integers (quantize_rows): products and sums of a
+//   block
+//            are exact integers, so that the result has the same bits on every instruction set. A 16-bit integer is what two int8 digits
+//            can hold; one instruction takes both.
+// All arrays are dense but for the leading dimension (ld.., in elements) of row-major matrices. The sums' order depends on shapes only, not
+// on the number of threads. Work is shared among OpenMP threads. Thread-safe. A function returns false, with C untouched or half-written,
+// when there is no memory for its scratch (some 300 KB a thread; the bf16 ones half the size of dy more).
+#pragma once
+
+#include <cstdint>
+
+#include "stableqat/kernels/isa.h"
+
+namespace stableqat::kernels {
+
+// Longest sum taken in one go: with it 32767 * 128 * depth stays an int32.
+inline constexpr std::int64_t kGemmDepth = 512;
+
+// A row-major matrix, or one that is read as its transpose.
+struct GemmOperand {
+  const float* data;
+  std::int64_t ld;
+  bool transposed;  // data holds the transpose of the operand, row-major
+};
+
+// Codes [rows, columns] of a weight, row-major without gaps.
+struct GemmCodes {
+  const std::int8_t* data;
+  std::int64_t rows;
+  std::int64_t columns;
+};
+
+// Rows of 16-bit integers: value = code * scale[row]. Rows begin `ld` elements apart (even); elements from k to the next even number are
+// zero.
+struct QuantizedRows {
+  const std::int16_t* codes;
+  std::int64_t ld;
+  const float* scale;  // [m]
+};
+// ld of m x k QuantizedRows: padded, so that rows do not fall onto the same cache lines.
+constexpr std::int64_t quantized_row_stride(std::int64_t k) noexcept { return (k + 31) / 32 * 32 + 32; }
+
+struct GemmKernels {
+  // Whether these products are instructions that do twice the work of an fp32 one. Elsewhere they are composed of others, at fp32's speed
+  // or less.
+  bool has_fast_integer;
+  bool has_fast_bf16;
+
+  // c [m, n] (+)= a b in fp32. a [m, k], b [k, n].
+  bool (*fp32)(std::int64_t m, std::int64_t n, std::int64_t k, GemmOperand a, GemmOperand b, float* c, std::int64_t ldc, bool accumulate);
+
+  // dw [N, M] (+)= dy^T x with both rounded to bf16. dy [m, N], x [m, M], all without gaps.
+  bool (*bf16_weight_gradient)(std::int64_t m, std::int64_t N, std::int64_t M, const float* dy, const float* x, float* dw, bool accumulate);
+
+  // x [m, k] with ld columns a row, each multiplied by column_scale [k] unless that is null -> rows: codes [m, quantized_row_stride(k)]
+  // (padding zeroed) and scale [m] = max |x| / 32767 (0 for a row of zeros). Rounded to nearest, ties to even. A row with NaN or infinity
+  // gets a scale that is not finite.
+  void (*quantize_rows)(std::int64_t m, std::int64_t k, const float* x, std::int64_t ld, const float* column_scale, std::int16_t* codes,
+                        float* scale);
+
+  // y [m, N] (+)= x q^T * column_scale. q [N, M], x [m, M], column_scale [N].
+  bool (*integer_forward)(std::int64_t m, QuantizedRows x, GemmCodes q, const float* column_scale, float* y, std::int64_t ldy,
+                          bool accumulate);
+
+  // dx [m, M] (+)= dy q. q [N, M], dy [m, N] (with q's scales multiplied into it before it was rounded).
+  bool (*integer_input_gradient)(std::int64_t m, QuantizedRows dy, GemmCodes q, float* dx, std::int64_t ldx, bool accumulate);
+
+  // dw [N, M] (+)= dy^T x in fp32 or bf16, with x [m, M] as the forward product rounded it. dy [m, N] without gaps.
+  bool (*integer_weight_gradient)(std::int64_t m, std::int64_t N, std::int64_t M, const float* dy, QuantizedRows x, float* dw,
+                                  bool accumulate, bool in_bf16);
+};
+
+const GemmKernels& gemm_kernels(Isa isa = active_isa());
+
+}  // namespace stableqat::kernels

@@ -1,0 +1,229 @@
+#include "stableqat/kernels/gemm.h"
+
+#include <omp.h>
+
+#include <cstdlib>
+
+#include "kernels/cpu/gemm_micro.h"
+#include "kernels/cpu/gemm_pack.h"
+
+namespace stableqat::kernels::STABLEQAT_ISA {
+namespace {
+
+constexpr std::int64_t kUnitsPerBlock = kGemmDepth / 2;           // of k taken in one go; fp32 takes half of kGemmDepth
+constexpr std::int64_t kPanelsPerGroup = 512 / kTileColumns / 2;  // packed panels of B kept in the second-level cache: 256 KB
+constexpr std::size_t kAlignment = 64;
+
+constexpr std::int64_t ceil_div(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
+
+// Memory that the caller of a kernel never sees. Empty when there was none.
+class Scratch {
+ public:
+  explicit Scratch(std::int64_t units)
+      : data_(static_cast<std::int32_t*>(
+            std::aligned_alloc(kAlignment, (static_cast<std::size_t>(units) * 4 + kAlignment - 1) / kAlignment * kAlignment))) {}
+  ~Scratch() { std::free(data_); }
+  Scratch(const Scratch&) = delete;
+  Scratch& operator=(const Scratch&) = delete;
+  std::int32_t* data() const { return data_; }
+
+ private:
+  std::int32_t* data_;
+};
+
+// How threads share C: a grid of ranges of tile rows and of panels.
+struct Grid {
+  std::int64_t row_parts = 1;
+  std::int64_t panel_parts = 1;
+};
+
+Grid choose_grid(std::int64_t threads, std::int64_t tile_rows, std::int64_t panels) {
+  Grid best;
+  std::int64_t best_work = tile_rows * panels;
+  for (std::int64_t row_parts = 1; row_parts <= threads; ++row_parts) {
+    const std::int64_t panel_parts = threads / row_parts;
+    const std::int64_t work = ceil_div(tile_rows, row_parts) * ceil_div(panels, panel_parts);
+    if (work < best_work) {
+      best_work = work;
+      best = {row_parts, panel_parts};
+    }
+  }
+  return best;
+}
+
+struct Range {
+  std::int64_t begin;
+  std::int64_t end;
+};
+
+Range part_of(std::int64_t count, std::int64_t parts, std::int64_t part) { return {count * part / parts, count * (part + 1) / parts}; }
+
+struct Shape {
+  std::int64_t m;
+  std::int64_t n;
+  std::int64_t units;
+};
+
+// One thread's share of C: packs a group of B's panels, then multiplies all of its rows of A with it.
+template <class Type, bool kRowMajorA, class SourceB>
+void multiply_range(const Shape& shape, const UnitsA& a, const SourceB& b, const OutputC& c, Range tile_rows, Range panels,
+                    std::int64_t units_per_block, std::int32_t* packed) {
+  for (std::int64_t group = panels.begin; group < panels.end; group += kPanelsPerGroup) {
+    const std::int64_t group_end = group + kPanelsPerGroup < panels.end ? group + kPanelsPerGroup : panels.end;
+    for (std::int64_t unit = 0; unit < shape.units; unit += units_per_block) {
+      const std::int64_t units = unit + units_per_block < shape.units ? units_per_block : shape.units - unit;
+      const std::int64_t panel_size = units * kTileColumns;
+      const auto columns_of = [&shape](std::int64_t panel) {
+        const std::int64_t left = shape.n - panel * kTileColumns;
+        return static_cast<int>(left < kTileColumns ? left : kTileColumns);
+      };
+      for (std::int64_t panel = group; panel < group_end; ++panel) {
+        b.pack(unit, units, panel * kTileColumns, columns_of(panel), packed + (panel - group) * panel_size);
+      }
+      OutputC out = c;
+      out.accumulate = c.accumulate || unit > 0;
+      for (std::int64_t tile_row = tile_rows.begin; tile_row < tile_rows.end; ++tile_row) {
+        const std::int64_t row = tile_row * kTileRows;
+        const std::int64_t rows = shape.m - row < kTileRows ? shape.m - row : kTileRows;
+        for (std::int64_t panel = group; panel < group_end; ++panel) {
+          multiply_rows<Type, kRowMajorA>(rows, units, a.at(row, unit), packed + (panel - group) * panel_size,
+                                          out.at(row, panel * kTileColumns), columns_of(panel));
+        }
+      }
+    }
+  }
+}
+
+template <class Type, bool kRowMajorA, class SourceB>
+bool multiply(const Shape& shape, const UnitsA& a, const SourceB& b, const OutputC& c) {
+  if (shape.m == 0 || shape.n == 0) return true;
+  const std::int64_t tile_rows = ceil_div(shape.m, kTileRows);
+  const std::int64_t panels = ceil_div(shape.n, kTileColumns);
+  const std::int64_t blocks = ceil_div(shape.units, kUnitsPerBlock);
+  const std::int64_t units_per_block = ceil_div(shape.units, blocks > 0 ? blocks : 1);
+  const bool small = shape.m * shape.n * shape.units < 32768;
+  const Grid grid = choose_grid(small ? 1 : omp_get_max_threads(), tile_rows, panels);
+  const std::int64_t threads = grid.row_parts * grid.panel_parts;
+  const std::int64_t scratch_size = kPanelsPerGroup * kTileColumns * units_per_block;
+  const Scratch scratch(threads * scratch_size);
+  if (scratch.data() == nullptr) return false;
+#pragma omp parallel for num_threads(static_cast <int>(threads)) schedule(static, 1) if (threads > 1)
+  for (std::int64_t part = 0; part < threads; ++part) {
+    multiply_range<Type, kRowMajorA>(shape, a, b, c, part_of(tile_rows, grid.row_parts, part / grid.panel_parts),
+                                     part_of(panels, grid.panel_parts, part % grid.panel_parts), units_per_block,
+                                     scratch.data() + part * scratch_size);
+  }
+  return true;
+}
+
+const std::int32_t* units_of(const float* values) { return static_cast<const std::int32_t*>(static_cast<const void*>(values)); }
+const std::int32_t* units_of(const std::int16_t* values) { return static_cast<const std::int32_t*>(static_cast<const void*>(values)); }
+
+bool fp32(std::int64_t m, std::int64_t n, std::int64_t k, GemmOperand a, GemmOperand b, float* c, std::int64_t ldc, bool accumulate) {
+  const Shape shape{m, n, k};
+  const OutputC out{c, ldc, accumulate, nullptr, nullptr};
+  const auto with_a = [&](const auto& source) {
+    if (a.transposed) return multiply<Fp32, false>(shape, {units_of(a.data), 1, a.ld}, source, out);
+    return multiply<Fp32, true>(shape, {units_of(a.data), a.ld, 1}, source, out);
+  };
+  return b.transposed ? with_a(Fp32Transposed{b.data, b.ld}) : with_a(Fp32Rows{b.data, b.ld});
+}
+
+// dw (+)= dy^T x: dy's rows are rounded and paired once, x's as they are packed.
+template <class SourceB>
+bool multiply_bf16(std::int64_t rows, std::int64_t n, std::int64_t m, const float* dy, const SourceB& x, float* dw, bool accumulate) {
+  const std::int64_t units = ceil_div(rows, 2);
+  const Scratch rounded(units * n);
+  if (rounded.data() == nullptr) return false;
+  const Bf16Rows source{dy, n, rows};
+#pragma omp parallel for schedule(static) if (units * n >= 32768)
+  for (std::int64_t u = 0; u < units; ++u) {
+    std::int32_t* out = rounded.data() + u * n;
+    if (2 * u + 1 < rows) {
+#pragma omp simd
+      for (std::int64_t i = 0; i < n; ++i) out[i] = bf16_pair(dy[2 * u * n + i], dy[(2 * u + 1) * n + i]);
+    } else {
+      for (std::int64_t i = 0; i < n; ++i) out[i] = source.unit(u, i);
+    }
+  }
+  return multiply<Bf16, false>({n, m, units}, {rounded.data(), 1, n}, x, {dw, m, accumulate, nullptr, nullptr});
+}
+
+bool bf16_weight_gradient(std::int64_t rows, std::int64_t n, std::int64_t m, const float* dy, const float* x, float* dw, bool accumulate) {
+  return multiply_bf16(rows, n, m, dy, Bf16Rows{x, m, rows}, dw, accumulate);
+}
+
+bool integer_weight_gradient(std::int64_t rows, std::int64_t n, std::int64_t m, const float* dy, QuantizedRows x, float* dw,
+                             bool accumulate, bool in_bf16) {
+  const Int16RowsAsFp32 values{x.codes, x.ld, x.scale};
+  if (in_bf16) return multiply_bf16(rows, n, m, dy, Int16RowsAsBf16{values, rows}, dw, accumulate);
+  return multiply<Fp32, false>({n, m, rows}, {units_of(dy), 1, n}, values, {dw, m, accumulate, nullptr, nullptr});
+}
+
+void quantize_rows(std::int64_t m, std::int64_t k, const float* x, std::int64_t ld, const float* column_scale, std::int16_t* codes,
+                   float* scale) {
+  constexpr float kLargest = 32767.0f;
+  constexpr float kRoundingMagic = 12582912.0f;  // 1.5 * 2^23: adding it leaves no bits for the fraction
+  const std::int64_t stride = quantized_row_stride(k);
+#pragma omp parallel for schedule(static) if (m * k >= 32768)
+  for (std::int64_t i = 0; i < m; ++i) {
+    const float* row = x + i * ld;
+    std::int16_t* out = codes + i * stride;
+    float largest = 0.0f;
+    float unsound = 0.0f;  // NaN if any value is NaN or infinite
+    if (column_scale == nullptr) {
+#pragma omp simd reduction(max : largest) reduction(+ : unsound)
+      for (std::int64_t j = 0; j < k; ++j) {
+        const float magnitude = __builtin_fabsf(row[j]);
+        largest = magnitude > largest ? magnitude : largest;
+        unsound += row[j] * 0.0f;
+      }
+    } else {
+#pragma omp simd reduction(max : largest) reduction(+ : unsound)
+      for (std::int64_t j = 0; j < k; ++j) {
+        const float value = row[j] * column_scale[j];
+        const float magnitude = __builtin_fabsf(value);
+        largest = magnitude > largest ? magnitude : largest;
+        unsound += value * 0.0f;
+      }
+    }
+    const float inverse = largest > 0.0f ? kLargest / largest : 0.0f;
+    scale[i] = largest / kLargest + unsound;
+#pragma omp simd
+    for (std::int64_t j = 0; j < k; ++j) {
+      const float value = column_scale == nullptr ? row[j] : row[j] * column_scale[j];
+      const float rounded = (value * inverse + kRoundingMagic) - kRoundingMagic;
+      out[j] = static_cast<std::int16_t>(static_cast<std::int32_t>(rounded));
+    }
+    for (std::int64_t j = k; j < stride; ++j) out[j] = 0;
+  }
+}
+
+bool integer_forward(std::int64_t m, QuantizedRows x, GemmCodes q, const float* column_scale, float* y, std::int64_t ldy, bool accumulate) {
+  return multiply<Int16, true>({m, q.rows, ceil_div(q.columns, 2)}, {units_of(x.codes), x.ld / 2, 1},
+                               CodesTransposed{q.data, q.columns, q.columns}, {y, ldy, accumulate, x.scale, column_scale});
+}
+
+bool integer_input_gradient(std::int64_t m, QuantizedRows dy, GemmCodes q, float* dx, std::int64_t ldx, bool accumulate) {
+  return multiply<Int16, true>({m, q.columns, ceil_div(q.rows, 2)}, {units_of(dy.codes), dy.ld / 2, 1}, CodeRows{q.data, q.columns, q.rows},
+                               {dx, ldx, accumulate, dy.scale, nullptr});
+}
+
+#if defined(__AVX512VNNI__)
+constexpr bool kHasFastInteger = true;
+#else
+constexpr bool kHasFastInteger = false;
+#endif
+#if defined(__AVX512BF16__)
+constexpr bool kHasFastBf16 = true;
+#else
+constexpr bool kHasFastBf16 = false;
+#endif
+
+}  // namespace
+
+extern const GemmKernels gemm_table;
+const GemmKernels gemm_table = {kHasFastInteger,        kHasFastBf16,           fp32, bf16_weight_gradient, quantize_rows, integer_forward,
+                                integer_input_gradient, integer_weight_gradient};
+
+}  // namespace stableqat::kernels::STABLEQAT_ISA

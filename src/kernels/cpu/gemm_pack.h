@@ -1,0 +1,157 @@
+// Packs columns of B into panels [units, kTileColumns] of 32-bit units, zeros beyond its edges.
+#pragma once
+
+#include <bit>
+#include <cstdint>
+#include <cstring>
+
+#include "kernels/cpu/vector.h"
+
+namespace stableqat::kernels::STABLEQAT_ISA {
+
+inline std::int32_t bits_of(float value) { return std::bit_cast<std::int32_t>(value); }
+
+// Two fp32 values as bf16 in one unit, the first in the low half. Ties to even; NaN stays NaN.
+inline std::int32_t bf16_bits(float value) {
+  const std::uint32_t bits = std::bit_cast<std::uint32_t>(value);
+  const std::uint32_t rounded = (bits + 0x7fffU + ((bits >> 16) & 1U)) >> 16;
+  return static_cast<std::int32_t>(value == value ? rounded : 0x7fc0U);
+}
+inline std::int32_t bf16_pair(float first, float second) { return bf16_bits(first) | bf16_bits(second) << 16; }
+inline std::int32_t code_pair(std::int8_t first, std::int8_t second) {
+  return (static_cast<std::int32_t>(first) & 0xffff) | static_cast<std::int32_t>(static_cast<std::uint32_t>(second) << 16);
+}
+
+// B given as it is, [k, n]: unit u of column j is made of rows u * kPerUnit ... of that column.
+template <class Source>
+void pack_panel_rows(const Source& source, std::int64_t first_unit, std::int64_t units, std::int64_t column, int columns,
+                     std::int32_t* panel) {
+  for (std::int64_t u = 0; u < units; ++u, panel += kTileColumns) {
+    if (columns == kTileColumns) {
+#pragma omp simd
+      for (int j = 0; j < kTileColumns; ++j) panel[j] = source.unit(first_unit + u, column + j);
+      continue;
+    }
+    for (int j = 0; j < kTileColumns; ++j) panel[j] = j < columns ? source.unit(first_unit + u, column + j) : 0;
+  }
+}
+
+// B given as its transpose, [n, k]: kWidth units of kWidth columns at a time are loaded along k and transposed.
+template <class Source>
+void pack_panel_transposed(const Source& source, std::int64_t first_unit, std::int64_t units, std::int64_t column, int columns,
+                           std::int32_t* panel) {
+  std::int64_t whole = 0;
+  if (columns == kTileColumns) {
+    for (; whole + kWidth <= units && source.has_vector(first_unit + whole); whole += kWidth) {
+      for (int v = 0; v < kTileVectors; ++v) {
+        Ints block[kWidth];
+        for (int j = 0; j < kWidth; ++j) block[j] = source.vector(first_unit + whole, column + v * kWidth + j);
+        transpose(block);
+        for (int u = 0; u < kWidth; ++u) store(panel + (whole + u) * kTileColumns + v * kWidth, block[u]);
+      }
+    }
+  }
+  for (std::int64_t u = whole; u < units; ++u) {
+    for (int j = 0; j < kTileColumns; ++j) panel[u * kTileColumns + j] = j < columns ? source.unit(first_unit + u, column + j) : 0;
+  }
+}
+
+// The sources: unit(u, j) of column j of B.
+
+struct Fp32Rows {
+  const float* data;
+  std::int64_t ld;
+
+  std::int32_t unit(std::int64_t u, std::int64_t j) const { return bits_of(data[u * ld + j]); }
+  void pack(std::int64_t first, std::int64_t units, std::int64_t column, int columns, std::int32_t* panel) const {
+    pack_panel_rows(*this, first, units, column, columns, panel);
+  }
+};
+
+struct Fp32Transposed {
+  const float* data;
+  std::int64_t ld;
+
+  std::int32_t unit(std::int64_t u, std::int64_t j) const { return bits_of(data[j * ld + u]); }
+  bool has_vector(std::int64_t) const { return true; }
+  Ints vector(std::int64_t u, std::int64_t j) const { return load<Ints>(data + j * ld + u); }
+  void pack(std::int64_t first, std::int64_t units, std::int64_t column, int columns, std::int32_t* panel) const {
+    pack_panel_transposed(*this, first, units, column, columns, panel);
+  }
+};
+
+// B [k, n] as rows of 16-bit integers with their scales, turned into fp32 ...
+struct Int16RowsAsFp32 {
+  const std::int16_t* codes;
+  std::int64_t ld;
+  const float* scale;
+
+  float value(std::int64_t row, std::int64_t j) const { return static_cast<float>(codes[row * ld + j]) * scale[row]; }
+  std::int32_t unit(std::int64_t u, std::int64_t j) const { return bits_of(value(u, j)); }
+  void pack(std::int64_t first, std::int64_t units, std::int64_t column, int columns, std::int32_t* panel) const {
+    pack_panel_rows(*this, first, units, column, columns, panel);
+  }
+};
+
+// ... or bf16.
+struct Int16RowsAsBf16 {
+  Int16RowsAsFp32 rows;
+  std::int64_t k;
+
+  std::int32_t unit(std::int64_t u, std::int64_t j) const {
+    return bf16_pair(rows.value(2 * u, j), 2 * u + 1 < k ? rows.value(2 * u + 1, j) : 0.0f);
+  }
+  void pack(std::int64_t first, std::int64_t units, std::int64_t column, int columns, std::int32_t* panel) const {
+    pack_panel_rows(*this, first, units, column, columns, panel);
+  }
+};
+
+struct Bf16Rows {
+  const float* data;
+  std::int64_t ld;
+  std::int64_t k;
+
+  std::int32_t unit(std::int64_t u, std::int64_t j) const {
+    const float* row = data + 2 * u * ld + j;
+    return bf16_pair(row[0], 2 * u + 1 < k ? row[ld] : 0.0f);
+  }
+  void pack(std::int64_t first, std::int64_t units, std::int64_t column, int columns, std::int32_t* panel) const {
+    pack_panel_rows(*this, first, units, column, columns, panel);
+  }
+};
+
+// Codes [k, n].
+struct CodeRows {
+  const std::int8_t* data;
+  std::int64_t ld;
+  std::int64_t k;
+
+  std::int32_t unit(std::int64_t u, std::int64_t j) const {
+    const std::int8_t* row = data + 2 * u * ld + j;
+    return code_pair(row[0], 2 * u + 1 < k ? row[ld] : std::int8_t{0});
+  }
+  void pack(std::int64_t first, std::int64_t units, std::int64_t column, int columns, std::int32_t* panel) const {
+    pack_panel_rows(*this, first, units, column, columns, panel);
+  }
+};
+
+// Codes [n, k].
+struct CodesTransposed {
+  const std::int8_t* data;
+  std::int64_t ld;
+  std::int64_t k;
+
+  std::int32_t unit(std::int64_t u, std::int64_t j) const {
+    const std::int8_t* row = data + j * ld + 2 * u;
+    return code_pair(row[0], 2 * u + 1 < k ? row[1] : std::int8_t{0});
+  }
+  bool has_vector(std::int64_t u) const { return 2 * (u + kWidth) <= k; }
+  Ints vector(std::int64_t u, std::int64_t j) const {
+    return std::bit_cast<Ints>(__builtin_convertvector(load<HalfBytes>(data + j * ld + 2 * u), Shorts));
+  }
+  void pack(std::int64_t first, std::int64_t units, std::int64_t column, int columns, std::int32_t* panel) const {
+    pack_panel_transposed(*this, first, units, column, columns, panel);
+  }
+};
+
+}  // namespace stableqat::kernels::STABLEQAT_ISA

@@ -1,0 +1,263 @@
+#include "stableqat/kernels/gemm.h"
+
+#include <gtest/gtest.h>
+#include <omp.h>
+
+#include <algorithm>
+#include <bit>
+#include <cmath>
+#include <cstdint>
+#include <limits>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "stableqat/base/half.h"
+
+namespace stableqat::kernels {
+namespace {
+
+struct Shape {
+  std::int64_t rows, n, m;  // y [rows, n] = x [rows, m] w^T, w [n, m]
+};
+// Single elements, remainders of every tile and register, more than one block of the longest sum, whole tiles.
+constexpr Shape kShapes[] = {{1, 1, 1},     {5, 7, 3},      {12, 32, 64},   {13, 45, 71},
+                             {37, 33, 513}, {31, 1100, 17}, {25, 64, 1290}, {96, 130, 96}};
+
+std::vector<Isa> supported_isas() {
+  std::vector<Isa> isas;
+  for (const Isa isa : kAllIsas) {
+    if (isa <= best_isa()) isas.push_back(isa);
+  }
+  return isas;
+}
+
+class Matrices {
+ public:
+  explicit Matrices(const Shape& shape)
+      : shape_(shape), x(fill(shape.rows * shape.m)), w(fill(shape.n * shape.m)), dy(fill(shape.rows * shape.n)) {
+    codes.resize(static_cast<std::size_t>(shape.n * shape.m));
+    for (std::int8_t& code : codes) code = static_cast<std::int8_t>(std::uniform_int_distribution<int>(-128, 127)(random_));
+    for (std::int64_t i = 0; i < shape.n; ++i) step.push_back(0.01f + 0.001f * static_cast<float>(i % 7));
+  }
+
+  std::vector<float> fill(std::int64_t count) {
+    std::vector<float> values(static_cast<std::size_t>(count));
+    for (float& value : values) value = std::normal_distribution<float>()(random_);
+    return values;
+  }
+
+ private:
+  Shape shape_;
+  std::mt19937 random_{7};
+
+ public:
+  std::vector<float> x, w, dy, step;
+  std::vector<std::int8_t> codes;
+};
+
+struct Rounded {
+  std::vector<std::int16_t> codes;
+  std::vector<float> scale;
+  std::int64_t ld;
+  QuantizedRows view() const { return {codes.data(), ld, scale.data()}; }
+};
+
+Rounded round_rows(const GemmKernels& kernels, const std::vector<float>& x, std::int64_t rows, const float* column_scale) {
+  const std::int64_t k = static_cast<std::int64_t>(x.size()) / rows;
+  Rounded result{{}, std::vector<float>(static_cast<std::size_t>(rows)), quantized_row_stride(k)};
+  result.codes.assign(static_cast<std::size_t>(rows * result.ld), 99);
+  kernels.quantize_rows(rows, k, x.data(), k, column_scale, result.codes.data(), result.scale.data());
+  return result;
+}
+
+// Compares c [m, n] with sum_k a(i, k) b(k, j) in double. Any order of k rounded additions stays within k * eps * sum |a b|.
+template <class A, class B>
+void expect_product(const std::vector<float>& c, std::int64_t m, std::int64_t n, std::int64_t k, A&& a, B&& b, double start) {
+  for (std::int64_t i = 0; i < m; ++i) {
+    for (std::int64_t j = 0; j < n; ++j) {
+      double sum = start;
+      double magnitude = std::abs(start);
+      for (std::int64_t l = 0; l < k; ++l) {
+        const double term = a(i, l) * b(l, j);
+        sum += term;
+        magnitude += std::abs(term);
+      }
+      const double bound = static_cast<double>(k + 4) * std::numeric_limits<float>::epsilon() / 2 * magnitude;
+      ASSERT_NEAR(c[static_cast<std::size_t>(i * n + j)], sum, bound) << i << ", " << j;
+    }
+  }
+}
+
+template <class Body>
+void for_all(Body&& body) {
+  for (const Isa isa : supported_isas()) {
+    for (const Shape& shape : kShapes) {
+      SCOPED_TRACE(std::string(isa_name(isa)) + " " + std::to_string(shape.rows) + " x " + std::to_string(shape.n) + " x " +
+                   std::to_string(shape.m));
+      body(gemm_kernels(isa), shape);
+      if (::testing::Test::HasFatalFailure()) return;
+    }
+  }
+}
+
+double at(const std::vector<float>& matrix, std::int64_t ld, std::int64_t row, std::int64_t column) {
+  return matrix[static_cast<std::size_t>(row * ld + column)];
+}
+
+TEST(Gemm, Fp32InAllLayouts) {
+  for_all([](const GemmKernels& kernels, const Shape& s) {
+    const Matrices in(s);
+    std::vector<float> y(static_cast<std::size_t>(s.rows * s.n), 2.0f);
+    ASSERT_TRUE(kernels.fp32(s.rows, s.n, s.m, {in.x.data(), s.m, false}, {in.w.data(), s.m, true}, y.data(), s.n, false));
+    expect_product(
+        y, s.rows, s.n, s.m, [&](auto i, auto l) { return at(in.x, s.m, i, l); }, [&](auto l, auto j) { return at(in.w, s.m, j, l); }, 0);
+    std::vector<float> dx(static_cast<std::size_t>(s.rows * s.m), 2.0f);
+    ASSERT_TRUE(kernels.fp32(s.rows, s.m, s.n, {in.dy.data(), s.n, false}, {in.w.data(), s.m, false}, dx.data(), s.m, true));
+    expect_product(
+        dx, s.rows, s.m, s.n, [&](auto i, auto l) { return at(in.dy, s.n, i, l); }, [&](auto l, auto j) { return at(in.w, s.m, l, j); }, 2);
+    std::vector<float> dw(static_cast<std::size_t>(s.n * s.m), 2.0f);
+    ASSERT_TRUE(kernels.fp32(s.n, s.m, s.rows, {in.dy.data(), s.n, true}, {in.x.data(), s.m, false}, dw.data(), s.m, true));
+    expect_product(
+        dw, s.n, s.m, s.rows, [&](auto i, auto l) { return at(in.dy, s.n, l, i); }, [&](auto l, auto j) { return at(in.x, s.m, l, j); }, 2);
+  });
+}
+
+double to_bf16(double value) { return bfloat16_to_float(float_to_bfloat16(static_cast<float>(value))); }
+
+TEST(Gemm, Bf16RoundsOperandsOnly) {
+  for_all([](const GemmKernels& kernels, const Shape& s) {
+    const Matrices in(s);
+    std::vector<float> dw(static_cast<std::size_t>(s.n * s.m), 2.0f);
+    ASSERT_TRUE(kernels.bf16_weight_gradient(s.rows, s.n, s.m, in.dy.data(), in.x.data(), dw.data(), true));
+    expect_product(
+        dw, s.n, s.m, s.rows, [&](auto i, auto l) { return to_bf16(at(in.dy, s.n, l, i)); },
+        [&](auto l, auto j) { return to_bf16(at(in.x, s.m, l, j)); }, 2);
+  });
+}
+
+TEST(Gemm, RowsAreRoundedToSixteenBits) {
+  for_all([](const GemmKernels& kernels, const Shape& s) {
+    const Matrices in(s);
+    const Rounded rows = round_rows(kernels, in.dy, s.rows, in.step.data());
+    for (std::int64_t i = 0; i < s.rows; ++i) {
+      float largest = 0.0f;
+      for (std::int64_t j = 0; j < s.n; ++j) {
+        largest = std::max(largest, std::abs(in.dy[static_cast<std::size_t>(i * s.n + j)] * in.step[static_cast<std::size_t>(j)]));
+      }
+      ASSERT_EQ(rows.scale[static_cast<std::size_t>(i)], largest / 32767.0f);
+      for (std::int64_t j = 0; j < rows.ld; ++j) {
+        const int code = rows.codes[static_cast<std::size_t>(i * rows.ld + j)];
+        if (j >= s.n) {
+          ASSERT_EQ(code, 0);
+          continue;
+        }
+        const float value = in.dy[static_cast<std::size_t>(i * s.n + j)] * in.step[static_cast<std::size_t>(j)];
+        ASSERT_EQ(code, static_cast<int>(std::nearbyint(value * (32767.0f / largest)))) << i << ", " << j;
+      }
+    }
+  });
+}
+
+TEST(Gemm, RowOfZerosAndRowNotFinite) {
+  for (const Isa isa : supported_isas()) {
+    std::vector<float> x(3 * 40, 0.0f);
+    x[40 + 17] = std::numeric_limits<float>::quiet_NaN();
+    x[80 + 3] = -std::numeric_limits<float>::infinity();
+    const Rounded rows = round_rows(gemm_kernels(isa), x, 3, nullptr);
+    EXPECT_EQ(rows.scale[0], 0.0f);
+    EXPECT_FALSE(std::isfinite(rows.scale[1]));
+    EXPECT_FALSE(std::isfinite(rows.scale[2]));
+  }
+}
+
+// Integer sums are exact: a block of up to kGemmDepth terms must come out as the one fp32 number next to them.
+TEST(Gemm, IntegerBlocksAreExact) {
+  for_all([](const GemmKernels& kernels, const Shape& s) {
+    const Matrices in(s);
+    const GemmCodes q{in.codes.data(), s.n, s.m};
+    const auto code = [&](std::int64_t row, std::int64_t column) {
+      return std::int64_t{in.codes[static_cast<std::size_t>(row * s.m + column)]};
+    };
+    const Rounded x = round_rows(kernels, in.x, s.rows, nullptr);
+    std::vector<float> y(static_cast<std::size_t>(s.rows * s.n), 2.0f);
+    ASSERT_TRUE(kernels.integer_forward(s.rows, x.view(), q, in.step.data(), y.data(), s.n, false));
+    const Rounded dy = round_rows(kernels, in.dy, s.rows, in.step.data());
+    std::vector<float> dx(static_cast<std::size_t>(s.rows * s.m), 2.0f);
+    ASSERT_TRUE(kernels.integer_input_gradient(s.rows, dy.view(), q, dx.data(), s.m, false));
+    const auto expect = [](float found, std::int64_t sum, std::int64_t magnitude, std::int64_t terms, double scale) {
+      const std::int64_t blocks = (terms + kGemmDepth - 1) / kGemmDepth;
+      // One block: conversion and two scales, each rounded once. More: each partial sum likewise, and the additions.
+      const double eps = std::numeric_limits<float>::epsilon() / 2;
+      const double bound = blocks == 1 ? 3 * eps * std::abs(static_cast<double>(sum))
+                                       : static_cast<double>(blocks + 3) * eps * static_cast<double>(magnitude);
+      ASSERT_NEAR(found, static_cast<double>(sum) * scale, bound * scale);
+    };
+    for (std::int64_t i = 0; i < s.rows; ++i) {
+      const auto ui = static_cast<std::size_t>(i);
+      for (std::int64_t j = 0; j < s.n; ++j) {
+        std::int64_t sum = 0, magnitude = 0;
+        for (std::int64_t l = 0; l < s.m; ++l) {
+          const std::int64_t term = x.codes[static_cast<std::size_t>(i * x.ld + l)] * code(j, l);
+          sum += term;
+          magnitude += std::abs(term);
+        }
+        expect(y[static_cast<std::size_t>(i * s.n + j)], sum, magnitude, s.m, double{x.scale[ui]} * in.step[static_cast<std::size_t>(j)]);
+      }
+      for (std::int64_t j = 0; j < s.m; ++j) {
+        std::int64_t sum = 0, magnitude = 0;
+        for (std::int64_t l = 0; l < s.n; ++l) {
+          const std::int64_t term = dy.codes[static_cast<std::size_t>(i * dy.ld + l)] * code(l, j);
+          sum += term;
+          magnitude += std::abs(term);
+        }
+        expect(dx[static_cast<std::size_t>(i * s.m + j)], sum, magnitude, s.n, double{dy.scale[ui]});
+      }
+    }
+  });
+}
+
+TEST(Gemm, WeightGradientOfRoundedRows) {
+  for_all([](const GemmKernels& kernels, const Shape& s) {
+    const Matrices in(s);
+    const Rounded x = round_rows(kernels, in.x, s.rows, nullptr);
+    const auto value = [&](std::int64_t row, std::int64_t column) {
+      return static_cast<float>(x.codes[static_cast<std::size_t>(row * x.ld + column)]) * x.scale[static_cast<std::size_t>(row)];
+    };
+    for (const bool in_bf16 : {false, true}) {
+      const auto rounded = [in_bf16](double v) { return in_bf16 ? to_bf16(v) : v; };
+      std::vector<float> dw(static_cast<std::size_t>(s.n * s.m), 2.0f);
+      ASSERT_TRUE(kernels.integer_weight_gradient(s.rows, s.n, s.m, in.dy.data(), x.view(), dw.data(), true, in_bf16));
+      expect_product(
+          dw, s.n, s.m, s.rows, [&](auto i, auto l) { return rounded(at(in.dy, s.n, l, i)); },
+          [&](auto l, auto j) { return rounded(value(l, j)); }, 2);
+    }
+  });
+}
+
+// Neither the instruction set nor the number of threads may change what integer arithmetic gives; threads may not change fp32 either.
+TEST(Gemm, SameBitsOnEveryInstructionSetAndThreadCount) {
+  const Shape s{130, 210, 1290};
+  const Matrices in(s);
+  const int threads = omp_get_max_threads();
+  std::vector<float> first;
+  for (const Isa isa : supported_isas()) {
+    const GemmKernels& kernels = gemm_kernels(isa);
+    std::vector<float> first_fp32;
+    for (const int count : {1, 2, 5}) {
+      omp_set_num_threads(count);
+      const Rounded x = round_rows(kernels, in.x, s.rows, nullptr);
+      std::vector<float> y(static_cast<std::size_t>(s.rows * s.n));
+      EXPECT_TRUE(kernels.integer_forward(s.rows, x.view(), {in.codes.data(), s.n, s.m}, in.step.data(), y.data(), s.n, false));
+      if (first.empty()) first = y;
+      EXPECT_EQ(y, first) << isa_name(isa) << ", " << count << " threads";
+      EXPECT_TRUE(kernels.fp32(s.rows, s.n, s.m, {in.x.data(), s.m, false}, {in.w.data(), s.m, true}, y.data(), s.n, false));
+      if (first_fp32.empty()) first_fp32 = y;
+      EXPECT_EQ(y, first_fp32) << isa_name(isa) << ", " << count << " threads";
+    }
+  }
+  omp_set_num_threads(threads);
+}
+
+}  // namespace
+}  // namespace stableqat::kernels
