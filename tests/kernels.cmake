@@ -1,6 +1,7 @@
 stableqat_test(
   kernels_test
-  SOURCES unit/kernels_cross_entropy_test.cc
+  SOURCES unit/kernels_attention_test.cc
+          unit/kernels_cross_entropy_test.cc
           unit/kernels_gemm_test.cc
           unit/kernels_isa_test.cc
           unit/kernels_rms_norm_test.cc

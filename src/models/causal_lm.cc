@@ -39,16 +39,16 @@ at::Tensor load_parameter(const ModelSource& source, const std::string& name, at
 
 // A view of the cache that holds what was there and the new rows.
 at::Tensor extend(at::Tensor& stored, const at::Tensor& fresh, std::int64_t length) {
-  stored.narrow(2, length, fresh.size(2)).copy_(fresh);
-  return stored.narrow(2, 0, length + fresh.size(2));
+  stored.narrow(1, length, fresh.size(1)).copy_(fresh);
+  return stored.narrow(1, 0, length + fresh.size(1));
 }
 
 }  // namespace
 
 KvCache::KvCache(const ModelConfig& config, std::int64_t batch, std::int64_t capacity, at::ScalarType dtype) : capacity_(capacity) {
   for (std::int64_t i = 0; i < config.num_hidden_layers; ++i) {
-    keys_.push_back(at::empty({batch, config.num_key_value_heads, capacity, config.head_dim}, dtype));
-    values_.push_back(at::empty({batch, config.num_key_value_heads, capacity, config.head_dim}, dtype));
+    keys_.push_back(at::empty({batch, capacity, config.num_key_value_heads, config.head_dim}, dtype));
+    values_.push_back(at::empty({batch, capacity, config.num_key_value_heads, config.head_dim}, dtype));
   }
 }
 
@@ -150,16 +150,16 @@ at::Tensor CausalLm::attention(std::int64_t index, const at::Tensor& x, const Ro
   };
   at::Tensor q = project(layer.q, config_.num_attention_heads);
   at::Tensor k = project(layer.k, config_.num_key_value_heads);
-  at::Tensor v = project(layer.v, config_.num_key_value_heads).transpose(1, 2);
+  at::Tensor v = project(layer.v, config_.num_key_value_heads);
   if (layer.q_norm.defined()) q = rms_norm(q, layer.q_norm, config_.rms_norm_eps);
   if (layer.k_norm.defined()) k = rms_norm(k, layer.k_norm, config_.rms_norm_eps);
-  q = apply_rope(q.transpose(1, 2), rope);
-  k = apply_rope(k.transpose(1, 2), rope);
+  q = apply_rope(q.transpose(1, 2), rope).transpose(1, 2);
+  k = apply_rope(k.transpose(1, 2), rope).transpose(1, 2);
   if (cache != nullptr) {
     k = extend(cache->keys_[static_cast<std::size_t>(index)], k, cache->length_);
     v = extend(cache->values_[static_cast<std::size_t>(index)], v, cache->length_);
   }
-  const at::Tensor mixed = causal_attention(q, k, v).transpose(1, 2).reshape({batch, tokens, -1});
+  const at::Tensor mixed = causal_attention(q, k, v).reshape({batch, tokens, -1});
   return linear(mixed, layer.o.weight, layer.o.compute, layer.o.bias);
 }
 

@@ -8,11 +8,9 @@
 #include <ATen/ops/matmul.h>
 #include <ATen/ops/mm.h>
 #include <ATen/ops/neg.h>
-#include <ATen/ops/ones.h>
 #include <ATen/ops/outer.h>
 #include <ATen/ops/pow.h>
 #include <ATen/ops/rsqrt.h>
-#include <ATen/ops/scaled_dot_product_attention.h>
 #include <ATen/ops/tensor.h>
 #include <ATen/ops/zeros_like.h>
 #include <torch/csrc/autograd/custom_function.h>
@@ -90,12 +88,6 @@ class EmbeddingFunction : public Function<EmbeddingFunction> {
   }
 };
 
-at::Tensor repeat_heads(const at::Tensor& x, std::int64_t heads) {
-  const std::int64_t groups = heads / x.size(1);
-  if (groups == 1) return x;
-  return x.unsqueeze(2).expand({x.size(0), x.size(1), groups, x.size(2), x.size(3)}).reshape({x.size(0), heads, x.size(2), x.size(3)});
-}
-
 bool is_reduced(at::ScalarType type) { return type == at::kBFloat16 || type == at::kHalf; }
 
 }  // namespace
@@ -143,17 +135,6 @@ at::Tensor apply_rope(const at::Tensor& x, const RopeTable& table) {
   const std::int64_t half = x.size(-1) / 2;
   const at::Tensor rotated = at::cat({-x.narrow(-1, half, half), x.narrow(-1, 0, half)}, -1);
   return (x * table.cos + rotated * table.sin).to(x.scalar_type());
-}
-
-at::Tensor causal_attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v) {
-  const std::int64_t tokens = q.size(2);
-  const std::int64_t keys = k.size(2);
-  const at::Tensor k_all = repeat_heads(k, q.size(1));
-  const at::Tensor v_all = repeat_heads(v, q.size(1));
-  if (keys == tokens) return at::scaled_dot_product_attention(q, k_all, v_all, {}, 0.0, true);
-  at::Tensor mask;
-  if (tokens > 1) mask = at::ones({tokens, keys}, at::kBool).tril(keys - tokens);
-  return at::scaled_dot_product_attention(q, k_all, v_all, mask.defined() ? std::make_optional(mask) : std::nullopt, 0.0, false);
 }
 
 }  // namespace stableqat

@@ -4,6 +4,7 @@
 
 #include <cstdint>
 
+#include "stableqat/kernels/head_strides.h"
 #include "stableqat/kernels/isa.h"
 
 namespace stableqat::kernels {
@@ -13,13 +14,6 @@ struct RopeShape {
   std::int64_t tokens;     // T
   std::int64_t heads;      // H
   std::int64_t head_size;  // D, even
-};
-
-// Distances between neighbours of [B, T, H, D] in elements; those along D are 1 apart.
-struct HeadStrides {
-  std::int64_t batch;
-  std::int64_t token;
-  std::int64_t head;
 };
 
 struct RopeKernels {

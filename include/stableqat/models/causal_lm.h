@@ -42,7 +42,7 @@ class KvCache {
 
  private:
   friend class CausalLm;
-  std::vector<at::Tensor> keys_, values_;  // per layer [B, K, capacity, D]
+  std::vector<at::Tensor> keys_, values_;  // per layer [B, capacity, K, D]
   std::int64_t length_ = 0;
   std::int64_t capacity_ = 0;
 };

@@ -35,8 +35,9 @@ RopeTable rope_table(const at::Tensor& inverse_frequencies, std::int64_t first, 
 // Rotates the halves of the last dimension (Hugging Face order). x [B, H, T, D].
 at::Tensor apply_rope(const at::Tensor& x, const RopeTable& table);
 
-// Causal attention with grouped heads. q [B, H, T, D]; k, v [B, K, S, D] with S >= T, the last T keys belonging to the queries -> [B, H, T,
-// D].
+// Causal attention with grouped heads. q [B, T, H, D]; k, v [B, S, K, D] with S >= T, the last T keys belonging to the queries, any strides
+// -> [B, T, H, D]. fp32 on the CPU runs our kernels (kernels/attention.h); the rest, and _ref, ATen's scaled_dot_product_attention.
 at::Tensor causal_attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v);
+at::Tensor causal_attention_ref(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v);
 
 }  // namespace stableqat
