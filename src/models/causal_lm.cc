@@ -3,7 +3,6 @@
 #include <ATen/TensorOperators.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/isfinite.h>
-#include <ATen/ops/silu.h>
 #include <ATen/ops/sum.h>
 
 #include <utility>
@@ -153,8 +152,8 @@ at::Tensor CausalLm::attention(std::int64_t index, const at::Tensor& x, const Ro
   at::Tensor v = project(layer.v, config_.num_key_value_heads);
   if (layer.q_norm.defined()) q = rms_norm(q, layer.q_norm, config_.rms_norm_eps);
   if (layer.k_norm.defined()) k = rms_norm(k, layer.k_norm, config_.rms_norm_eps);
-  q = apply_rope(q.transpose(1, 2), rope).transpose(1, 2);
-  k = apply_rope(k.transpose(1, 2), rope).transpose(1, 2);
+  q = apply_rope(q, rope);
+  k = apply_rope(k, rope);
   if (cache != nullptr) {
     k = extend(cache->keys_[static_cast<std::size_t>(index)], k, cache->length_);
     v = extend(cache->values_[static_cast<std::size_t>(index)], v, cache->length_);
@@ -167,13 +166,19 @@ RopeTable CausalLm::rope(std::int64_t first, std::int64_t tokens) const {
   return rope_table(inverse_frequencies_, first, tokens, dtype_ == at::kDouble ? at::kDouble : at::kFloat);
 }
 
-at::Tensor CausalLm::layer(std::int64_t index, const at::Tensor& x, const RopeTable& rope, KvCache* cache) const {
+CausalLm::Residual CausalLm::block(std::int64_t index, const Residual& x, const RopeTable& rope, KvCache* cache) const {
   const DecoderLayer& layer = layers_[static_cast<std::size_t>(index)];
-  const at::Tensor residual = x + attention(index, rms_norm(x, layer.input_norm, config_.rms_norm_eps), rope, cache);
-  const at::Tensor normed = rms_norm(residual, layer.post_attention_norm, config_.rms_norm_eps);
-  const at::Tensor gate = linear(normed, layer.gate.weight, layer.gate.compute, layer.gate.bias);
-  const at::Tensor up = linear(normed, layer.up.weight, layer.up.compute, layer.up.bias);
-  return residual + linear(at::silu(gate) * up, layer.down.weight, layer.down.compute, layer.down.bias);
+  const auto [before, normed] = add_rms_norm(x.sum, x.delta, layer.input_norm, config_.rms_norm_eps);
+  const at::Tensor mixed = attention(index, normed, rope, cache);
+  const auto [between, mixed_normed] = add_rms_norm(before, mixed, layer.post_attention_norm, config_.rms_norm_eps);
+  const at::Tensor gate = linear(mixed_normed, layer.gate.weight, layer.gate.compute, layer.gate.bias);
+  const at::Tensor up = linear(mixed_normed, layer.up.weight, layer.up.compute, layer.up.bias);
+  return {between, linear(swiglu(gate, up), layer.down.weight, layer.down.compute, layer.down.bias)};
+}
+
+at::Tensor CausalLm::layer(std::int64_t index, const at::Tensor& x, const RopeTable& rope) const {
+  const Residual result = block(index, {x, {}}, rope, nullptr);
+  return result.sum + result.delta;
 }
 
 at::Tensor CausalLm::final_norm(const at::Tensor& x) const { return rms_norm(x, norm_, config_.rms_norm_eps); }
@@ -184,10 +189,10 @@ at::Tensor CausalLm::hidden_states(const at::Tensor& ids, KvCache* cache) const 
                        "at most " + std::to_string(cache->capacity_), "make the cache as long as prompt and answer together"});
   }
   const RopeTable table = rope(cache == nullptr ? 0 : cache->length_, ids.size(1));
-  at::Tensor x = embed(ids);
-  for (std::int64_t i = 0; i < num_layers(); ++i) x = layer(i, x, table, cache);
+  Residual x{embed(ids), {}};
+  for (std::int64_t i = 0; i < num_layers(); ++i) x = block(i, x, table, cache);
   if (cache != nullptr) cache->length_ += ids.size(1);
-  return final_norm(x);
+  return add_rms_norm(x.sum, x.delta, norm_, config_.rms_norm_eps).normed;
 }
 
 }  // namespace stableqat

@@ -2,21 +2,12 @@
 
 #include <ATen/TensorOperators.h>
 #include <ATen/ops/addmm.h>
-#include <ATen/ops/arange.h>
-#include <ATen/ops/cat.h>
 #include <ATen/ops/index_select.h>
 #include <ATen/ops/matmul.h>
 #include <ATen/ops/mm.h>
-#include <ATen/ops/neg.h>
-#include <ATen/ops/outer.h>
-#include <ATen/ops/pow.h>
-#include <ATen/ops/rsqrt.h>
-#include <ATen/ops/tensor.h>
 #include <ATen/ops/zeros_like.h>
 #include <torch/csrc/autograd/custom_function.h>
 
-#include <cmath>
-#include <numbers>
 #include <optional>
 #include <vector>
 
@@ -88,8 +79,6 @@ class EmbeddingFunction : public Function<EmbeddingFunction> {
   }
 };
 
-bool is_reduced(at::ScalarType type) { return type == at::kBFloat16 || type == at::kHalf; }
-
 }  // namespace
 
 at::Tensor linear(const at::Tensor& x, const at::Tensor& w, const at::Tensor& compute, const at::Tensor& b) {
@@ -98,43 +87,5 @@ at::Tensor linear(const at::Tensor& x, const at::Tensor& w, const at::Tensor& co
 }
 
 at::Tensor embedding_lookup(const at::Tensor& table, const at::Tensor& ids) { return EmbeddingFunction::apply(table, ids); }
-
-at::Tensor rms_norm(const at::Tensor& x, const at::Tensor& w, double eps) {
-  const at::ScalarType type = x.scalar_type();
-  const at::Tensor wide = is_reduced(type) ? x.to(at::kFloat) : x;
-  const at::Tensor normed = wide * at::rsqrt(wide.pow(2).mean(-1, true) + eps);
-  return (normed * w).to(type);
-}
-
-at::Tensor rope_inverse_frequencies(const ModelConfig& config) {
-  const std::int64_t half = config.head_dim / 2;
-  at::Tensor frequencies = at::pow(config.rope_theta, at::arange(half, at::kDouble) * (-2.0 / static_cast<double>(config.head_dim)));
-  if (!config.rope_scaling) return frequencies;
-  const RopeScaling& scaling = *config.rope_scaling;
-  const double original = static_cast<double>(scaling.original_max_position_embeddings);
-  double* values = frequencies.data_ptr<double>();
-  for (std::int64_t i = 0; i < half; ++i) {
-    const double wavelength = 2 * std::numbers::pi / values[i];
-    if (wavelength > original / scaling.low_freq_factor) {
-      values[i] /= scaling.factor;
-    } else if (wavelength >= original / scaling.high_freq_factor) {
-      const double blend = (original / wavelength - scaling.low_freq_factor) / (scaling.high_freq_factor - scaling.low_freq_factor);
-      values[i] *= (1 - blend) / scaling.factor + blend;
-    }
-  }
-  return frequencies;
-}
-
-RopeTable rope_table(const at::Tensor& inverse_frequencies, std::int64_t first, std::int64_t tokens, at::ScalarType dtype) {
-  const at::Tensor angles = at::outer(at::arange(first, first + tokens, at::kDouble), inverse_frequencies);
-  const at::Tensor both = at::cat({angles, angles}, -1);
-  return {both.cos().to(dtype), both.sin().to(dtype)};
-}
-
-at::Tensor apply_rope(const at::Tensor& x, const RopeTable& table) {
-  const std::int64_t half = x.size(-1) / 2;
-  const at::Tensor rotated = at::cat({-x.narrow(-1, half, half), x.narrow(-1, 0, half)}, -1);
-  return (x * table.cos + rotated * table.sin).to(x.scalar_type());
-}
 
 }  // namespace stableqat

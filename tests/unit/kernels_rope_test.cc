@@ -30,9 +30,9 @@ TEST(RopeKernels, RotateHalvesAndBack) {
       std::vector<float> x = normal_values(shape.batch * shape.tokens * width * 3, 8);
       std::vector<float> y(static_cast<std::size_t>(shape.batch * shape.tokens * width));
       std::vector<float> back(y.size());
-      rope_kernels(isa).forward(shape, cos.data(), sin.data(), x.data(), wide, y.data(), dense);
-      rope_kernels(isa).backward(shape, cos.data(), sin.data(), y.data(), dense, back.data(), dense);
-      rope_kernels(isa).forward(shape, cos.data(), sin.data(), x.data(), wide, x.data(), wide);
+      rope_kernels(isa).forward(shape, cos.data(), sin.data(), {x.data(), wide}, {y.data(), dense});
+      rope_kernels(isa).backward(shape, cos.data(), sin.data(), {y.data(), dense}, {back.data(), dense});
+      rope_kernels(isa).forward(shape, cos.data(), sin.data(), {x.data(), wide}, {x.data(), wide});
       const std::vector<float> original = normal_values(shape.batch * shape.tokens * width * 3, 8);
       for (std::int64_t row = 0; row < shape.batch * shape.tokens; ++row) {
         for (std::int64_t i = 0; i < width * 3; ++i) {

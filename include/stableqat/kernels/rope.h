@@ -19,13 +19,11 @@ struct RopeShape {
 struct RopeKernels {
   // With a, b the halves of a head at token t and c, s the rows t of `cos` and `sin`, both dense [T, D/2]:
   //   y = (a c - b s, b c + a s).
-  // y may be x with the same strides (in place); otherwise they may not overlap. OpenMP threads share the tokens. Nothing throws.
-  void (*forward)(const RopeShape& shape, const float* cos, const float* sin, const float* x, const HeadStrides& x_strides, float* y,
-                  const HeadStrides& y_strides);
+  // y may be x (in place); otherwise they may not overlap. OpenMP threads share the tokens. Nothing throws.
+  void (*forward)(const RopeShape& shape, const float* cos, const float* sin, HeadView<const float> x, HeadView<float> y);
 
   // The same with -sin: the gradient of x from that of y, as a rotation is orthogonal.
-  void (*backward)(const RopeShape& shape, const float* cos, const float* sin, const float* dy, const HeadStrides& dy_strides, float* dx,
-                   const HeadStrides& dx_strides);
+  void (*backward)(const RopeShape& shape, const float* cos, const float* sin, HeadView<const float> dy, HeadView<float> dx);
 };
 
 // Throws what active_isa() throws. Thread-safe, as the kernels are.

@@ -71,8 +71,8 @@ class CausalLm {
   at::Tensor embed(const at::Tensor& ids) const;
   // Rotations for positions first..first+T-1, the same for all layers.
   RopeTable rope(std::int64_t first, std::int64_t tokens) const;
-  // One decoder block, x [B, T, C] at the positions of `rope` (those after what `cache` holds, to which it adds).
-  at::Tensor layer(std::int64_t index, const at::Tensor& x, const RopeTable& rope, KvCache* cache = nullptr) const;
+  // One decoder block, x [B, T, C] at the positions of `rope` -> [B, T, C].
+  at::Tensor layer(std::int64_t index, const at::Tensor& x, const RopeTable& rope) const;
   at::Tensor final_norm(const at::Tensor& x) const;
   // embed, all layers, final norm. With a cache its length grows by T.
   at::Tensor hidden_states(const at::Tensor& ids, KvCache* cache = nullptr) const;
@@ -83,6 +83,13 @@ class CausalLm {
   const at::Tensor& head_compute() const noexcept;
 
  private:
+  // What flows from block to block is sum + delta; the next norm adds them (delta undefined: nothing to add).
+  struct Residual {
+    at::Tensor sum;
+    at::Tensor delta;
+  };
+  // The block at the positions of `rope`: those after what `cache` holds, to which it adds.
+  Residual block(std::int64_t index, const Residual& x, const RopeTable& rope, KvCache* cache) const;
   at::Tensor attention(std::int64_t index, const at::Tensor& x, const RopeTable& rope, KvCache* cache) const;
   template <class F>
   void visit_linears(F&& f);

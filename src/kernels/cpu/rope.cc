@@ -19,29 +19,26 @@ void rotate_head(std::int64_t half, const float* cos, const float* sin, float di
   }
 }
 
-void rotate(const RopeShape& shape, const float* cos, const float* sin, float direction, const float* x, const HeadStrides& x_strides,
-            float* y, const HeadStrides& y_strides) {
+void rotate(const RopeShape& shape, const float* cos, const float* sin, float direction, HeadView<const float> x, HeadView<float> y) {
   const std::int64_t half = shape.head_size / 2;
 #pragma omp parallel for schedule(static) if (worth_sharing(shape.batch * shape.tokens, shape.heads * shape.head_size))
   for (std::int64_t row = 0; row < shape.batch * shape.tokens; ++row) {
     const std::int64_t sequence = row / shape.tokens;
     const std::int64_t token = row % shape.tokens;
-    const float* from = x + sequence * x_strides.batch + token * x_strides.token;
-    float* to = y + sequence * y_strides.batch + token * y_strides.token;
+    const float* from = x.data + sequence * x.strides.batch + token * x.strides.token;
+    float* to = y.data + sequence * y.strides.batch + token * y.strides.token;
     for (std::int64_t head = 0; head < shape.heads; ++head) {
-      rotate_head(half, cos + token * half, sin + token * half, direction, from + head * x_strides.head, to + head * y_strides.head);
+      rotate_head(half, cos + token * half, sin + token * half, direction, from + head * x.strides.head, to + head * y.strides.head);
     }
   }
 }
 
-void forward(const RopeShape& shape, const float* cos, const float* sin, const float* x, const HeadStrides& x_strides, float* y,
-             const HeadStrides& y_strides) {
-  rotate(shape, cos, sin, 1.0F, x, x_strides, y, y_strides);
+void forward(const RopeShape& shape, const float* cos, const float* sin, HeadView<const float> x, HeadView<float> y) {
+  rotate(shape, cos, sin, 1.0F, x, y);
 }
 
-void backward(const RopeShape& shape, const float* cos, const float* sin, const float* dy, const HeadStrides& dy_strides, float* dx,
-              const HeadStrides& dx_strides) {
-  rotate(shape, cos, sin, -1.0F, dy, dy_strides, dx, dx_strides);
+void backward(const RopeShape& shape, const float* cos, const float* sin, HeadView<const float> dy, HeadView<float> dx) {
+  rotate(shape, cos, sin, -1.0F, dy, dx);
 }
 
 }  // namespace

@@ -1,0 +1,87 @@
+#include <ATen/TensorOperators.h>
+#include <ATen/ops/arange.h>
+#include <ATen/ops/cat.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/outer.h>
+#include <ATen/ops/pow.h>
+#include <torch/csrc/autograd/custom_function.h>
+
+#include <numbers>
+
+#include "models/kernel_choice.h"
+#include "stableqat/kernels/rope.h"
+#include "stableqat/models/functional.h"
+
+namespace stableqat {
+
+namespace {
+
+using torch::autograd::AutogradContext;
+using torch::autograd::Function;
+using torch::autograd::variable_list;
+
+kernels::HeadStrides strides_of(const at::Tensor& x) { return {x.stride(0), x.stride(1), x.stride(2)}; }
+
+// `turn` is the kernels' forward or backward. x has any strides but 1 along D; the result is dense.
+template <class Turn>
+at::Tensor turned(Turn turn, const at::Tensor& x, const at::Tensor& cos, const at::Tensor& sin) {
+  const at::Tensor dense_heads = x.stride(-1) == 1 ? x : x.contiguous();
+  at::Tensor y = at::empty(x.sizes(), x.options());
+  turn({x.size(0), x.size(1), x.size(2), x.size(3)}, cos.const_data_ptr<float>(), sin.const_data_ptr<float>(),
+       {dense_heads.const_data_ptr<float>(), strides_of(dense_heads)}, {y.data_ptr<float>(), strides_of(y)});
+  return y;
+}
+
+class RopeFunction : public Function<RopeFunction> {
+ public:
+  static at::Tensor forward(AutogradContext* context, const at::Tensor& x, const at::Tensor& cos, const at::Tensor& sin) {
+    context->save_for_backward({cos, sin});
+    return turned(kernels::rope_kernels().forward, x, cos, sin);
+  }
+
+  static variable_list backward(AutogradContext* context, variable_list gradients) {
+    const auto saved = context->get_saved_variables();
+    return {turned(kernels::rope_kernels().backward, gradients[0], saved[0], saved[1]), at::Tensor(), at::Tensor()};
+  }
+};
+
+}  // namespace
+
+at::Tensor rope_inverse_frequencies(const ModelConfig& config) {
+  const std::int64_t half = config.head_dim / 2;
+  at::Tensor frequencies = at::pow(config.rope_theta, at::arange(half, at::kDouble) * (-2.0 / static_cast<double>(config.head_dim)));
+  if (!config.rope_scaling) return frequencies;
+  const RopeScaling& scaling = *config.rope_scaling;
+  const double original = static_cast<double>(scaling.original_max_position_embeddings);
+  double* values = frequencies.data_ptr<double>();
+  for (std::int64_t i = 0; i < half; ++i) {
+    const double wavelength = 2 * std::numbers::pi / values[i];
+    if (wavelength > original / scaling.low_freq_factor) {
+      values[i] /= scaling.factor;
+    } else if (wavelength >= original / scaling.high_freq_factor) {
+      const double blend = (original / wavelength - scaling.low_freq_factor) / (scaling.high_freq_factor - scaling.low_freq_factor);
+      values[i] *= (1 - blend) / scaling.factor + blend;
+    }
+  }
+  return frequencies;
+}
+
+RopeTable rope_table(const at::Tensor& inverse_frequencies, std::int64_t first, std::int64_t tokens, at::ScalarType dtype) {
+  const at::Tensor angles = at::outer(at::arange(first, first + tokens, at::kDouble), inverse_frequencies);
+  return {angles.cos().to(dtype), angles.sin().to(dtype)};
+}
+
+at::Tensor apply_rope_ref(const at::Tensor& x, const RopeTable& table) {
+  const std::int64_t half = x.size(-1) / 2;
+  const at::Tensor first = x.narrow(-1, 0, half);
+  const at::Tensor second = x.narrow(-1, half, half);
+  const at::Tensor cos = table.cos.unsqueeze(1);
+  const at::Tensor sin = table.sin.unsqueeze(1);
+  return at::cat({first * cos - second * sin, second * cos + first * sin}, -1).to(x.scalar_type());
+}
+
+at::Tensor apply_rope(const at::Tensor& x, const RopeTable& table) {
+  return has_kernels(x) ? RopeFunction::apply(x, table.cos, table.sin) : apply_rope_ref(x, table);
+}
+
+}  // namespace stableqat
