@@ -22,6 +22,7 @@ struct Program {
 // Adds a subcommand with -q and -v, whose help ends with an example.
 CLI::App& add_command(CLI::App& app, Program& program, const std::string& name, const std::string& description, const std::string& example);
 
+void register_bench(CLI::App& app, Program& program);
 void register_eval(CLI::App& app, Program& program);
 void register_generate(CLI::App& app, Program& program);
 void register_info(CLI::App& app, Program& program);

@@ -5,12 +5,12 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#include <algorithm>
 #include <array>
 #include <fstream>
-#include <limits>
 #include <memory>
 #include <string_view>
+
+#include "stableqat/base/memory.h"
 
 #if defined(__x86_64__)
 #include <cpuid.h>
@@ -95,19 +95,6 @@ std::string value_of(const char* file, std::string_view key) {
   return "";
 }
 
-std::uint64_t memory_value(std::string_view key) {
-  const std::string text = value_of("/proc/meminfo", key);
-  return text.empty() ? 0 : std::stoull(text) * 1024;
-}
-
-std::uint64_t container_limit() {
-  std::uint64_t limit = 0;
-  for (const char* file : {"/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"}) {
-    if (std::ifstream(file) >> limit) return limit;
-  }
-  return std::numeric_limits<std::uint64_t>::max();
-}
-
 int usable_cores() {
   cpu_set_t set;
   return ::sched_getaffinity(0, sizeof(set), &set) == 0 ? CPU_COUNT(&set) : 1;
@@ -163,8 +150,8 @@ Machine inspect_machine() {
   machine.cpu_model = value_of("/proc/cpuinfo", "model name");
   machine.cores = usable_cores();
   machine.instruction_sets = usable_instruction_sets();
-  machine.memory_bytes = std::min(memory_value("MemTotal"), container_limit());
-  machine.available_memory_bytes = std::min(memory_value("MemAvailable"), machine.memory_bytes);
+  machine.memory_bytes = total_memory();
+  machine.available_memory_bytes = available_memory();
   machine.gpus = find_gpus();
   return machine;
 }

@@ -1,6 +1,7 @@
 #include "stableqat/train/forward_backward.h"
 
 #include <ATen/core/grad_mode.h>
+#include <ATen/record_function.h>
 
 #include <vector>
 
@@ -9,6 +10,7 @@ namespace stableqat {
 namespace {
 
 HeadLoss head_loss(const CausalLm& model, const at::Tensor& hidden, const at::Tensor& ids, double gradient_scale, const Teacher* teacher) {
+  RECORD_USER_SCOPE("head");
   if (teacher == nullptr) return head_forward_backward(model, hidden.detach(), ids, gradient_scale);
   const at::NoGradGuard no_grad;
   const Distillation distillation{teacher->model, teacher->model->hidden_states(ids), teacher->weight, teacher->temperature};

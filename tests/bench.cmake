@@ -1,0 +1,9 @@
+stableqat_test(bench_isolated_test SOURCES unit/bench_isolated_test.cc LINK stableqat::bench)
+stableqat_test(bench_test SOURCES unit/bench_test.cc LINK stableqat::bench)
+target_include_directories(bench_test PRIVATE "${PROJECT_SOURCE_DIR}/src")
+
+if(STABLEQAT_BUILD_APPS)
+  stableqat_test(bench_cli_test SOURCES integration/bench_test.cc LINK stableqat::base nlohmann_json::nlohmann_json LABELS torch)
+  target_compile_definitions(bench_cli_test PRIVATE STABLEQAT_PROGRAM="$<TARGET_FILE:stableqat>")
+  add_dependencies(bench_cli_test stableqat)
+endif()
