@@ -3,6 +3,7 @@
 #include <ATen/ops/empty.h>
 #include <ATen/ops/ones.h>
 #include <ATen/ops/scaled_dot_product_attention.h>
+#include <ATen/record_function.h>
 #include <torch/csrc/autograd/custom_function.h>
 
 #include <cmath>
@@ -37,6 +38,7 @@ at::Tensor empty_like_heads(const at::Tensor& x) { return at::empty(x.sizes(), x
 class AttentionFunction : public Function<AttentionFunction> {
  public:
   static at::Tensor forward(AutogradContext* context, const at::Tensor& q, const at::Tensor& k, const at::Tensor& v) {
+    RECORD_USER_SCOPE("attention");
     const kernels::AttentionKernels& kernels = kernels::attention_kernels();
     const kernels::AttentionShape shape = shape_of(q, k);
     const int threads = at::get_num_threads();
@@ -50,6 +52,7 @@ class AttentionFunction : public Function<AttentionFunction> {
   }
 
   static variable_list backward(AutogradContext* context, variable_list gradients) {
+    RECORD_USER_SCOPE("attention");
     const auto saved = context->get_saved_variables();
     const at::Tensor& q = saved[0];
     const at::Tensor& k = saved[1];
