@@ -52,7 +52,7 @@ LoadedModel load_model(const ModelFlags& flags) {
   auto source = ModelSource::open(flags.path);
   Tokenizer tokenizer = Tokenizer::open(flags.path);
   std::vector<std::string> notices;  // none for the precisions offered here
-  const NumericTypes types = numeric_types(flags.precision, notices);
+  const NumericTypes types = numeric_types(flags.precision, TrainConfig::Compute::kFloat, notices);
   const auto settings = flags.has_bits ? std::make_optional(QuantizationSettings{flags.spec, {}}) : stored_quantization(*source);
   QuantizedModel model(*source, types.master, settings);
   model.model().set_compute_dtype(types.compute);

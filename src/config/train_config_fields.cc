@@ -11,6 +11,7 @@ using ScaleInit = TrainConfig::ScaleInit;
 using ExportGrid = TrainConfig::ExportGrid;
 using Scheduler = TrainConfig::Scheduler;
 using Precision = TrainConfig::Precision;
+using Compute = TrainConfig::Compute;
 using Recompute = TrainConfig::Recompute;
 
 void add_model(TrainConfig::Model& model, std::vector<Field>& rows) {
@@ -176,6 +177,11 @@ void add_train(TrainConfig::Train& train, std::vector<Field>& rows) {
                                               {"float64", Precision::kFloat64}}),
            .help = "Type of the forward and backward arithmetic; `auto` = bfloat16 where the hardware is fast at it, else float32.",
            .switches = {{"train.fp16", "float16"}, {"train.bf16", "bfloat16"}}},
+          {.key = "train.compute",
+           .target = one_of(train.compute, {{"auto", Compute::kAuto}, {"float", Compute::kFloat}, {"int8x2", Compute::kInt8x2}}),
+           .help = "Products with quantized weights: `float` = in train.precision; `int8x2` = of the weights' integer codes with "
+                   "activations of "
+                   "two int8 digits, per-row scales and float32 precision only; `auto` = float."},
           {.key = "train.recompute",
            .target = one_of(train.recompute, {{"none", Recompute::kNone}, {"block", Recompute::kBlock}}),
            .help =

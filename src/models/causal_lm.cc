@@ -60,7 +60,7 @@ CausalLm::CausalLm(const ModelSource& source, at::ScalarType dtype)
   const std::int64_t kv = config_.num_key_value_heads * config_.head_dim;
   const auto load = [&source, dtype](const std::string& name, at::IntArrayRef shape) { return load_parameter(source, name, shape, dtype); };
   const auto linear_layer = [&load](const std::string& name, std::int64_t out, std::int64_t in, bool bias) {
-    return Linear{load(name + ".weight", {out, in}), bias ? load(name + ".bias", {out}) : at::Tensor(), {}};
+    return Linear{load(name + ".weight", {out, in}), bias ? load(name + ".bias", {out}) : at::Tensor(), {}, {}, {}};
   };
   embedding_ = load("model.embed_tokens.weight", {config_.vocab_size, c});
   for (std::size_t i = 0; i < layers_.size(); ++i) {
@@ -84,8 +84,7 @@ CausalLm::CausalLm(const ModelSource& source, at::ScalarType dtype)
   if (!config_.tie_word_embeddings) head_ = linear_layer("lm_head", config_.vocab_size, c, false);
 }
 
-template <class F>
-void CausalLm::visit_linears(F&& f) {
+void CausalLm::visit_linears(const LinearVisitor& f) {
   for (std::size_t i = 0; i < layers_.size(); ++i) {
     const std::string prefix = "model.layers." + std::to_string(i) + ".";
     DecoderLayer& layer = layers_[i];
@@ -144,12 +143,11 @@ at::Tensor CausalLm::attention(std::int64_t index, const at::Tensor& x, const Ro
   const DecoderLayer& layer = layers_[static_cast<std::size_t>(index)];
   const std::int64_t batch = x.size(0);
   const std::int64_t tokens = x.size(1);
-  const auto project = [&](const Linear& weights, std::int64_t heads) {
-    return linear(x, weights.weight, weights.compute, weights.bias).view({batch, tokens, heads, config_.head_dim});
-  };
-  at::Tensor q = project(layer.q, config_.num_attention_heads);
-  at::Tensor k = project(layer.k, config_.num_key_value_heads);
-  at::Tensor v = project(layer.v, config_.num_key_value_heads);
+  const std::vector<at::Tensor> projected = linear(x, {&layer.q, &layer.k, &layer.v});
+  const auto heads = [&](const at::Tensor& y) { return y.view({batch, tokens, -1, config_.head_dim}); };
+  at::Tensor q = heads(projected[0]);
+  at::Tensor k = heads(projected[1]);
+  at::Tensor v = heads(projected[2]);
   if (layer.q_norm.defined()) q = rms_norm(q, layer.q_norm, config_.rms_norm_eps);
   if (layer.k_norm.defined()) k = rms_norm(k, layer.k_norm, config_.rms_norm_eps);
   q = apply_rope(q, rope);
@@ -158,8 +156,7 @@ at::Tensor CausalLm::attention(std::int64_t index, const at::Tensor& x, const Ro
     k = extend(cache->keys_[static_cast<std::size_t>(index)], k, cache->length_);
     v = extend(cache->values_[static_cast<std::size_t>(index)], v, cache->length_);
   }
-  const at::Tensor mixed = causal_attention(q, k, v).reshape({batch, tokens, -1});
-  return linear(mixed, layer.o.weight, layer.o.compute, layer.o.bias);
+  return linear(causal_attention(q, k, v).reshape({batch, tokens, -1}), layer.o);
 }
 
 RopeTable CausalLm::rope(std::int64_t first, std::int64_t tokens) const {
@@ -171,9 +168,8 @@ CausalLm::Residual CausalLm::block(std::int64_t index, const Residual& x, const 
   const auto [before, normed] = add_rms_norm(x.sum, x.delta, layer.input_norm, config_.rms_norm_eps);
   const at::Tensor mixed = attention(index, normed, rope, cache);
   const auto [between, mixed_normed] = add_rms_norm(before, mixed, layer.post_attention_norm, config_.rms_norm_eps);
-  const at::Tensor gate = linear(mixed_normed, layer.gate.weight, layer.gate.compute, layer.gate.bias);
-  const at::Tensor up = linear(mixed_normed, layer.up.weight, layer.up.compute, layer.up.bias);
-  return {between, linear(swiglu(gate, up), layer.down.weight, layer.down.compute, layer.down.bias)};
+  const std::vector<at::Tensor> gate_up = linear(mixed_normed, {&layer.gate, &layer.up});
+  return {between, linear(swiglu(gate_up[0], gate_up[1]), layer.down)};
 }
 
 at::Tensor CausalLm::layer(std::int64_t index, const at::Tensor& x, const RopeTable& rope) const {

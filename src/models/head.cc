@@ -4,14 +4,14 @@
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/cat.h>
 #include <ATen/ops/empty.h>
-#include <ATen/ops/linear.h>
 #include <ATen/ops/log_softmax.h>
 #include <ATen/ops/logsumexp.h>
-#include <ATen/ops/mm.h>
 #include <ATen/ops/softmax.h>
 #include <ATen/ops/zeros_like.h>
 
 #include <algorithm>
+
+#include "models/matmul.h"
 
 namespace stableqat {
 
@@ -31,19 +31,13 @@ PredictedRows predicted_rows(const at::Tensor& hidden, const at::Tensor& ids) {
 }
 
 at::Tensor chunk_logits(const CausalLm& model, const at::Tensor& rows) {
-  const at::Tensor values = at::linear(rows, model.head_compute());
+  const at::Tensor values = matmul::forward(rows, model.head_compute());
   return values.scalar_type() == at::kDouble ? values : values.to(at::kFloat);
 }
 
 void add_head_gradient(const at::Tensor& head, const at::Tensor& logit_gradient, const at::Tensor& rows) {
   if (!head.requires_grad()) return;
-  at::Tensor& gradient = head.mutable_grad();
-  if (!gradient.defined()) gradient = at::zeros_like(head);
-  if (gradient.scalar_type() == rows.scalar_type()) {
-    gradient.addmm_(logit_gradient.t(), rows);
-  } else {
-    gradient.add_(at::mm(logit_gradient.t(), rows));
-  }
+  matmul::add_weight_gradient(at::Tensor(head).mutable_grad(), head.scalar_type(), logit_gradient, rows);
 }
 
 // Sum over the chunk's rows of the loss terms; turns `values` (logits) into the gradient of their weighted sum.
@@ -120,7 +114,9 @@ HeadLoss head_forward_backward(const CausalLm& model, const at::Tensor& hidden, 
     sum.cross_entropy += part.cross_entropy;
     sum.divergence += part.divergence;
     const at::Tensor logit_gradient = values.mul_(mean_scale).to(chunk.scalar_type());
-    row_gradient.narrow(0, first, count).copy_(at::mm(logit_gradient, model.head_compute()));
+    at::Tensor chunk_gradient;
+    matmul::add_input_gradient(chunk_gradient, logit_gradient, model.head_compute());
+    row_gradient.narrow(0, first, count).copy_(chunk_gradient);
     add_head_gradient(model.head(), logit_gradient, chunk);
   }
   HeadLoss result;

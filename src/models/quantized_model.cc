@@ -126,7 +126,24 @@ kernels::QuantizeCounts QuantizedModel::quantize() {
     total.clipped += counts.clipped;
   }
   model_.refresh_compute_copies();
+  if (integer_products_) refresh_integer_steps();
   return total;
+}
+
+void QuantizedModel::set_integer_products(bool on) {
+  integer_products_ = on;
+  refresh_integer_steps();
+}
+
+void QuantizedModel::refresh_integer_steps() {
+  std::size_t next = 0;
+  model_.visit_linears([&](const std::string&, Linear& layer) {
+    if (next == weights_.size() || !weights_[next].dequantized().is_same(layer.weight)) return;
+    const QuantizedWeight& weight = weights_[next++];
+    const bool eligible = integer_products_ && weight.master().scalar_type() == at::kFloat && weight.scale().size(1) == 1;
+    layer.codes = eligible ? weight.codes() : at::Tensor();
+    layer.step = eligible ? weight.step().flatten() : at::Tensor();
+  });
 }
 
 }  // namespace stableqat

@@ -56,7 +56,9 @@ TrainStepOptions train_step_options(const TrainConfig::Train& config) {
   return options;
 }
 
-NumericTypes numeric_types(TrainConfig::Precision precision, std::vector<std::string>& notices) {
+namespace {
+
+NumericTypes float_types(TrainConfig::Precision precision, std::vector<std::string>& notices) {
   switch (precision) {
     case TrainConfig::Precision::kFloat64:
       return {at::kDouble, at::kDouble};
@@ -72,6 +74,17 @@ NumericTypes numeric_types(TrainConfig::Precision precision, std::vector<std::st
       break;
   }
   return {};
+}
+
+}  // namespace
+
+NumericTypes numeric_types(TrainConfig::Precision precision, TrainConfig::Compute compute, std::vector<std::string>& notices) {
+  if (compute != TrainConfig::Compute::kInt8x2) return float_types(precision, notices);
+  if (precision == TrainConfig::Precision::kBfloat16 || precision == TrainConfig::Precision::kFloat64) {
+    throw ConfigError({"train.compute", "int8x2 in another train.precision than float32", "train.precision float32 or auto",
+                       "leave train.precision out, or use train.compute float"});
+  }
+  return {at::kFloat, at::kFloat, true};
 }
 
 std::int64_t total_steps(const TrainConfig& config, std::uint64_t blocks_per_epoch) {

@@ -77,6 +77,7 @@ class Run {
         step_(model_, train_step_options(config.train)),
         batch_(at::empty({config.train.micro_batch_size, config.data.sequence_length}, at::kLong)) {
     model_.model().set_compute_dtype(types.compute);
+    model_.set_integer_products(types.integer_products);
     load_teacher(source, types);
     load_validation();
   }
@@ -286,7 +287,7 @@ void make_output_dir(const fs::path& directory) {
 TrainOutcome train(const TrainConfig& config, const TrainerCallbacks& callbacks) {
   if (config.train.threads > 0) at::set_num_threads(static_cast<int>(config.train.threads));
   std::vector<std::string> notices;
-  const NumericTypes types = numeric_types(config.train.precision, notices);
+  const NumericTypes types = numeric_types(config.train.precision, config.train.compute, notices);
   for (const std::string& notice : notices) {
     if (callbacks.log) callbacks.log(LogLevel::kInfo, notice);
   }

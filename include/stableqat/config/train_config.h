@@ -17,6 +17,7 @@ struct TrainConfig {
   enum class ExportGrid { kNone, kFp16 };
   enum class Scheduler { kCosine, kLinear, kConstant };
   enum class Precision { kAuto, kFloat32, kBfloat16, kFloat16, kFloat64 };
+  enum class Compute { kAuto, kFloat, kInt8x2 };
   enum class Recompute { kNone, kBlock };
 
   static constexpr std::int64_t kTernaryBits = 0;  // written 1.58; the authors' files say 0
@@ -73,6 +74,7 @@ struct TrainConfig {
     double max_grad_norm = 1.0;  // 0 = no clipping
     std::int64_t seed = 42;
     Precision precision = Precision::kAuto;
+    Compute compute = Compute::kAuto;
     Recompute recompute = Recompute::kNone;
     std::int64_t logging_steps = 10;
     std::int64_t save_steps = 500;      // 0 = only at the end

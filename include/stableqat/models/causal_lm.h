@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "stableqat/models/functional.h"
+#include "stableqat/models/linear.h"
 #include "stableqat/models/model_config.h"
 
 namespace stableqat {
@@ -17,13 +18,6 @@ namespace stableqat {
 class ModelSource;
 
 enum class ParameterRole { kEmbedding, kHead, kNorm, kBias, kProjection };
-
-// One matrix product. `weight` [N, M] is the leaf that forward multiplies and whose .grad accumulates (a quantized layer puts w_q here).
-struct Linear {
-  at::Tensor weight;
-  at::Tensor bias;     // [N] or undefined
-  at::Tensor compute;  // copy of weight in the compute type, or undefined when that is the weight's own type
-};
 
 struct DecoderLayer {
   at::Tensor input_norm;  // [C]
@@ -63,6 +57,11 @@ class CausalLm {
   using ParameterVisitor = std::function<void(const std::string& name, ParameterRole role, at::Tensor& value)>;
   void visit_parameters(const ParameterVisitor& f);
 
+  // Calls `f` for every linear layer of the decoder blocks, under its Hugging Face name without ".weight", in the order of
+  // visit_parameters.
+  using LinearVisitor = std::function<void(const std::string& name, Linear& layer)>;
+  void visit_linears(const LinearVisitor& f);
+
   // The type of activations and products; weights keep theirs. Call refresh_compute_copies() after weights changed.
   void set_compute_dtype(at::ScalarType dtype);
   void refresh_compute_copies();
@@ -91,8 +90,6 @@ class CausalLm {
   // The block at the positions of `rope`: those after what `cache` holds, to which it adds.
   Residual block(std::int64_t index, const Residual& x, const RopeTable& rope, KvCache* cache) const;
   at::Tensor attention(std::int64_t index, const at::Tensor& x, const RopeTable& rope, KvCache* cache) const;
-  template <class F>
-  void visit_linears(F&& f);
 
   ModelConfig config_;
   at::ScalarType dtype_;

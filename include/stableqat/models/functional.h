@@ -11,12 +11,6 @@
 
 namespace stableqat {
 
-// y = x w^T + b. x [..., M], w [N, M], b [N] or undefined -> [..., N].
-// The gradient of a leaf w is added to w.grad inside backward (one GEMM that accumulates), not handed to the autograd engine, which would need
-// a temporary of the weight's size for every micro-batch. `compute` is undefined or a copy of w in the type of x (bf16 compute with fp32
-// weights); then the products run in that type and w.grad stays in the type of w.
-at::Tensor linear(const at::Tensor& x, const at::Tensor& w, const at::Tensor& compute, const at::Tensor& b);
-
 // Root-mean-square norm over the last dimension; reduced in fp32 at least. x [..., C], w [C].
 at::Tensor rms_norm(const at::Tensor& x, const at::Tensor& w, double eps);
 at::Tensor rms_norm_ref(const at::Tensor& x, const at::Tensor& w, double eps);

@@ -45,14 +45,21 @@ class QuantizedModel {
   const std::vector<QuantizedWeight>& weights() const noexcept { return weights_; }
   std::int64_t quantized_elements() const noexcept { return quantized_elements_; }
 
+  // Whether products with quantized weights are taken in integers (linear.h). Only weights with one scale a row, in float32, can be; others
+  // and layers that are not quantized go on as before. Off at first.
+  void set_integer_products(bool on);
+
   // Quantizes all weights anew and refreshes the model's compute copies. Call after masters or scales changed.
   kernels::QuantizeCounts quantize();
 
  private:
+  void refresh_integer_steps();
+
   CausalLm model_;
   std::optional<QuantizationSettings> settings_;
   std::vector<QuantizedWeight> weights_;
   std::int64_t quantized_elements_ = 0;
+  bool integer_products_ = false;
 };
 
 // The settings stored in a checkpoint, or nullopt for a full-precision model. Throws DataError for a model that has scales but no settings

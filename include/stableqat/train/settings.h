@@ -22,11 +22,12 @@ TrainStepOptions train_step_options(const TrainConfig::Train& config);
 struct NumericTypes {
   at::ScalarType master = at::kFloat;   // weights, scales, moments
   at::ScalarType compute = at::kFloat;  // activations and matrix products
+  bool integer_products = false;        // QuantizedModel::set_integer_products
 };
 
 // `auto` is bfloat16 where the CPU has AMX for it and float32 elsewhere. A choice that the CPU would only make slower (float16) is replaced
-// by float32 with a line in `notices`.
-NumericTypes numeric_types(TrainConfig::Precision precision, std::vector<std::string>& notices);
+// by float32 with a line in `notices`. Throws ConfigError for integer products in another precision than float32.
+NumericTypes numeric_types(TrainConfig::Precision precision, TrainConfig::Compute compute, std::vector<std::string>& notices);
 
 // Steps of the run: max_steps, or the token budget, or the epochs, whichever is set first in this order. `blocks_per_epoch` counts blocks
 // of the sequence length.

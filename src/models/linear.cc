@@ -1,0 +1,158 @@
+#include "stableqat/models/linear.h"
+
+#include <ATen/TensorOperators.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/mm.h>
+#include <torch/csrc/autograd/custom_function.h>
+
+#include <cstddef>
+#include <span>
+#include <utility>
+
+#include "models/matmul.h"
+#include "stableqat/kernels/gemm.h"
+
+namespace stableqat {
+
+namespace {
+
+using torch::autograd::AutogradContext;
+using torch::autograd::Function;
+using torch::autograd::variable_list;
+
+at::Tensor rows_of(const at::Tensor& x) { return x.reshape({-1, x.size(-1)}); }
+
+// A matrix rounded to 16-bit integers row by row.
+struct RoundedRows {
+  at::Tensor codes;  // [R, quantized_row_stride(columns)] int16
+  at::Tensor scale;  // [R]
+
+  kernels::QuantizedRows view() const { return {codes.const_data_ptr<std::int16_t>(), codes.size(1), scale.const_data_ptr<float>()}; }
+};
+
+RoundedRows round_rows(const at::Tensor& x, const at::Tensor& column_scale = {}) {
+  RoundedRows rounded{at::empty({x.size(0), kernels::quantized_row_stride(x.size(1))}, x.options().dtype(at::kShort)),
+                      at::empty({x.size(0)}, x.options())};
+  kernels::gemm_kernels().quantize_rows(x.size(0), x.size(1), x.const_data_ptr<float>(), x.stride(0),
+                                        column_scale.defined() ? column_scale.const_data_ptr<float>() : nullptr,
+                                        rounded.codes.mutable_data_ptr<std::int16_t>(), rounded.scale.mutable_data_ptr<float>());
+  return rounded;
+}
+
+kernels::GemmCodes codes_of(const at::Tensor& codes) { return {codes.const_data_ptr<std::int8_t>(), codes.size(0), codes.size(1)}; }
+
+at::Tensor integer_forward(const RoundedRows& x, const at::Tensor& codes, const at::Tensor& step) {
+  at::Tensor y = at::empty({x.scale.size(0), codes.size(0)}, step.options());
+  matmul::require_memory(kernels::gemm_kernels().integer_forward(y.size(0), x.view(), codes_of(codes), step.const_data_ptr<float>(),
+                                                                 y.mutable_data_ptr<float>(), y.size(1), false));
+  return y;
+}
+
+void add_integer_input_gradient(at::Tensor& dx, const at::Tensor& dy, const at::Tensor& codes, const at::Tensor& step) {
+  const bool accumulate = dx.defined();
+  if (!accumulate) dx = at::empty({dy.size(0), codes.size(1)}, dy.options());
+  const RoundedRows rounded = round_rows(dy, step);
+  matmul::require_memory(kernels::gemm_kernels().integer_input_gradient(dy.size(0), rounded.view(), codes_of(codes),
+                                                                        dx.mutable_data_ptr<float>(), dx.size(1), accumulate));
+}
+
+void add_integer_weight_gradient(at::Tensor& gradient, const at::Tensor& dy, const RoundedRows& x, std::int64_t columns) {
+  const kernels::GemmKernels& kernels = kernels::gemm_kernels();
+  const bool accumulate = gradient.defined();
+  if (!accumulate) gradient = at::empty({dy.size(1), columns}, dy.options());
+  matmul::require_memory(kernels.integer_weight_gradient(dy.size(0), dy.size(1), columns, dy.const_data_ptr<float>(), x.view(),
+                                                         gradient.mutable_data_ptr<float>(), accumulate, kernels.has_fast_bf16));
+}
+
+// What backward keeps: the input's shape, the input as the layers multiplied it (plain, rounded or both), and four tensors for each layer.
+class LinearFunction : public Function<LinearFunction> {
+ public:
+  static variable_list forward(AutogradContext* context, const at::Tensor& x, at::TensorList weights,
+                               std::span<const Linear* const> layers) {
+    const at::Tensor rows = rows_of(x).contiguous();
+    RoundedRows rounded;
+    bool keep_plain = false;
+    variable_list outputs;
+    variable_list saved(kFirstLayer);
+    for (std::size_t i = 0; i < layers.size(); ++i) {
+      const Linear& layer = *layers[i];
+      at::Tensor y;
+      if (layer.codes.defined()) {
+        if (!rounded.codes.defined()) rounded = round_rows(rows);
+        y = integer_forward(rounded, layer.codes, layer.step);
+      } else {
+        keep_plain = true;
+        y = matmul::forward(rows, layer.compute.defined() ? layer.compute : weights[i]);
+      }
+      std::vector<std::int64_t> shape = x.sizes().vec();
+      shape.back() = y.size(1);
+      outputs.push_back(y.view(shape));
+      saved.insert(saved.end(), {weights[i], layer.compute, layer.codes, layer.step});
+    }
+    if (keep_plain) saved[kPlain] = rows;
+    saved[kCodes] = rounded.codes;
+    saved[kScale] = rounded.scale;
+    context->saved_data["shape"] = x.sizes().vec();
+    context->save_for_backward(std::move(saved));
+    return outputs;
+  }
+
+  static variable_list backward(AutogradContext* context, variable_list gradients) {
+    variable_list saved = context->get_saved_variables();
+    const at::Tensor& plain = saved[kPlain];
+    const RoundedRows rounded{saved[kCodes], saved[kScale]};
+    at::Tensor dx;
+    variable_list results(1);
+    for (std::size_t i = 0; i < gradients.size(); ++i) {
+      at::Tensor* const layer = &saved[kFirstLayer + kPerLayer * i];
+      at::Tensor& weight = layer[0];
+      const at::Tensor& codes = layer[2];
+      results.emplace_back();
+      if (!gradients[i].defined()) continue;
+      const at::Tensor dy = rows_of(gradients[i]).contiguous();
+      if (context->needs_input_grad(0)) {
+        if (codes.defined()) {
+          add_integer_input_gradient(dx, dy, codes, layer[3]);
+        } else {
+          matmul::add_input_gradient(dx, dy, layer[1].defined() ? layer[1] : weight);
+        }
+      }
+      if (!context->needs_input_grad(i + 1)) continue;
+      at::Tensor& gradient = weight.is_leaf() ? weight.mutable_grad() : results.back();
+      if (codes.defined()) {
+        add_integer_weight_gradient(gradient, dy, rounded, weight.size(1));
+      } else {
+        matmul::add_weight_gradient(gradient, weight.scalar_type(), dy, plain);
+      }
+    }
+    if (dx.defined()) results[0] = dx.view(context->saved_data["shape"].toIntVector());
+    results.emplace_back();  // the layers are no tensor
+    return results;
+  }
+
+ private:
+  static constexpr std::size_t kPlain = 0;
+  static constexpr std::size_t kCodes = 1;
+  static constexpr std::size_t kScale = 2;
+  static constexpr std::size_t kFirstLayer = 3;
+  static constexpr std::size_t kPerLayer = 4;
+};
+
+}  // namespace
+
+std::vector<at::Tensor> linear(const at::Tensor& x, std::initializer_list<const Linear*> layers) {
+  std::vector<at::Tensor> weights;
+  for (const Linear* layer : layers) weights.push_back(layer->weight);
+  std::vector<at::Tensor> outputs =
+      LinearFunction::apply(x, at::TensorList(weights), std::span<const Linear* const>(layers.begin(), layers.size()));
+  std::size_t i = 0;
+  for (const Linear* layer : layers) {
+    at::Tensor& y = outputs[i++];
+    if (layer->bias.defined()) y = y + layer->bias.to(y.scalar_type());
+  }
+  return outputs;
+}
+
+at::Tensor linear(const at::Tensor& x, const Linear& layer) { return linear(x, {&layer}).front(); }
+
+}  // namespace stableqat

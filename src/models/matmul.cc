@@ -1,0 +1,76 @@
+#include "models/matmul.h"
+
+#include <ATen/TensorOperators.h>
+#include <ATen/ops/addmm.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/mm.h>
+
+#include "stableqat/base/error.h"
+#include "stableqat/kernels/gemm.h"
+
+namespace stableqat::matmul {
+
+namespace {
+
+using kernels::GemmOperand;
+
+// Below, packing the weight costs more than it saves.
+constexpr std::int64_t kFewRows = 8;
+
+bool is_row_major_float(const at::Tensor& matrix) {
+  return matrix.device().is_cpu() && matrix.scalar_type() == at::kFloat && matrix.stride(1) == 1 && matrix.stride(0) >= matrix.size(1);
+}
+
+bool have_kernel(const at::Tensor& a, const at::Tensor& b, std::int64_t rows) {
+  return rows >= kFewRows && is_row_major_float(a) && is_row_major_float(b);
+}
+
+GemmOperand operand(const at::Tensor& matrix, bool transposed) { return {matrix.const_data_ptr<float>(), matrix.stride(0), transposed}; }
+
+void run(std::int64_t depth, const GemmOperand& a, const GemmOperand& b, at::Tensor& c, bool accumulate) {
+  require_memory(kernels::gemm_kernels().fp32(c.size(0), c.size(1), depth, a, b, c.mutable_data_ptr<float>(), c.stride(0), accumulate));
+}
+
+}  // namespace
+
+void require_memory(bool found) {
+  if (!found)
+    throw EnvironmentError({"matrix product", "no memory left", "some megabytes of scratch", "use a smaller batch or end other programs"});
+}
+
+at::Tensor forward(const at::Tensor& x, const at::Tensor& w) {
+  if (!have_kernel(x, w, x.size(0))) return at::mm(x, w.t());
+  at::Tensor y = at::empty({x.size(0), w.size(0)}, x.options());
+  run(x.size(1), operand(x, false), operand(w, true), y, false);
+  return y;
+}
+
+void add_input_gradient(at::Tensor& dx, const at::Tensor& dy, const at::Tensor& w) {
+  const bool accumulate = dx.defined();
+  if (!have_kernel(dy, w, dy.size(0))) {
+    if (accumulate) {
+      dx.addmm_(dy, w);
+    } else {
+      dx = at::mm(dy, w);
+    }
+    return;
+  }
+  if (!accumulate) dx = at::empty({dy.size(0), w.size(1)}, dy.options());
+  run(dy.size(1), operand(dy, false), operand(w, false), dx, accumulate);
+}
+
+void add_weight_gradient(at::Tensor& gradient, at::ScalarType type, const at::Tensor& dy, const at::Tensor& x) {
+  const bool accumulate = gradient.defined();
+  if (type == at::kFloat && have_kernel(dy, x, dy.size(0))) {
+    if (!accumulate) gradient = at::empty({dy.size(1), x.size(1)}, x.options());
+    run(dy.size(0), operand(dy, true), operand(x, false), gradient, accumulate);
+  } else if (!accumulate) {
+    gradient = at::mm(dy.t(), x).to(type);
+  } else if (type == x.scalar_type()) {
+    gradient.addmm_(dy.t(), x);
+  } else {
+    gradient.add_(at::mm(dy.t(), x));
+  }
+}
+
+}  // namespace stableqat::matmul

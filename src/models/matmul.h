@@ -1,0 +1,21 @@
+// Products of two matrices by our kernels where they apply (float32 on the CPU, more than a few rows), else by ATen.
+// Letters: R rows of activations, N out features, M in features. All tensors are matrices.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+namespace stableqat::matmul {
+
+// x w^T. x [R, M], w [N, M] -> [R, N]
+at::Tensor forward(const at::Tensor& x, const at::Tensor& w);
+
+// dx (+)= dy w; an undefined dx is made. dy [R, N], w [N, M], dx [R, M]
+void add_input_gradient(at::Tensor& dx, const at::Tensor& dy, const at::Tensor& w);
+
+// gradient (+)= dy^T x; an undefined gradient is made, in `type`. dy [R, N], x [R, M], gradient [N, M]
+void add_weight_gradient(at::Tensor& gradient, at::ScalarType type, const at::Tensor& dy, const at::Tensor& x);
+
+// Throws EnvironmentError unless a kernel found memory for its scratch.
+void require_memory(bool found);
+
+}  // namespace stableqat::matmul
