@@ -19,7 +19,13 @@ target_link_libraries(test_support PUBLIC stableqat::models)
 stableqat_warnings(test_support)
 
 stableqat_test(causal_attention_test SOURCES unit/causal_attention_test.cc LINK stableqat::models)
-stableqat_test(models_test SOURCES unit/functional_test.cc unit/models_linear_test.cc unit/models_test.cc LINK test_support stableqat::eval)
+stableqat_test(
+  models_test
+  SOURCES unit/functional_test.cc
+          unit/logit_loss_test.cc
+          unit/models_linear_test.cc
+          unit/models_test.cc
+  LINK test_support stableqat::eval)
 stableqat_test(train_step_test SOURCES unit/train_step_test.cc LINK test_support stableqat::train)
 
 if(STABLEQAT_BUILD_APPS)

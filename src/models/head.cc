@@ -2,16 +2,15 @@
 
 #include <ATen/TensorOperators.h>
 #include <ATen/core/grad_mode.h>
-#include <ATen/ops/cat.h>
 #include <ATen/ops/empty.h>
-#include <ATen/ops/log_softmax.h>
-#include <ATen/ops/logsumexp.h>
-#include <ATen/ops/softmax.h>
+#include <ATen/ops/empty_like.h>
 #include <ATen/ops/zeros_like.h>
 
 #include <algorithm>
+#include <optional>
 
 #include "models/matmul.h"
+#include "stableqat/models/logit_loss.h"
 
 namespace stableqat {
 
@@ -23,6 +22,8 @@ constexpr std::int64_t kChunkRows = 256;
 struct PredictedRows {
   at::Tensor hidden;   // [B*(T-1), C]
   at::Tensor targets;  // [B*(T-1)]
+
+  std::int64_t count() const { return hidden.size(0); }
 };
 
 PredictedRows predicted_rows(const at::Tensor& hidden, const at::Tensor& ids) {
@@ -30,9 +31,30 @@ PredictedRows predicted_rows(const at::Tensor& hidden, const at::Tensor& ids) {
   return {hidden.narrow(1, 0, predicted).reshape({-1, hidden.size(2)}), ids.narrow(1, 1, predicted).reshape({-1})};
 }
 
-at::Tensor chunk_logits(const CausalLm& model, const at::Tensor& rows) {
-  const at::Tensor values = matmul::forward(rows, model.head_compute());
-  return values.scalar_type() == at::kDouble ? values : values.to(at::kFloat);
+at::Tensor in_float_at_least(const at::Tensor& logits) { return logits.scalar_type() == at::kDouble ? logits : logits.to(at::kFloat); }
+
+// Makes the logits of chunk after chunk in one piece of memory.
+class LogitChunks {
+ public:
+  LogitChunks(const CausalLm& model, std::int64_t rows)
+      : head_(model.head_compute()), products_(at::empty({std::min(kChunkRows, rows), head_.size(0)}, head_.options())) {}
+
+  // hidden [R, C], R at most kChunkRows -> [R, V], float32 at least, valid until the next call.
+  at::Tensor operator()(const at::Tensor& hidden) {
+    at::Tensor values = products_.narrow(0, 0, hidden.size(0));
+    matmul::forward(hidden, head_, values);
+    return in_float_at_least(values);
+  }
+
+ private:
+  at::Tensor head_;
+  at::Tensor products_;
+};
+
+// Calls f(first, count) for chunks of `rows` rows.
+template <class F>
+void for_each_chunk(std::int64_t rows, F&& f) {
+  for (std::int64_t first = 0; first < rows; first += kChunkRows) f(first, std::min(kChunkRows, rows - first));
 }
 
 void add_head_gradient(const at::Tensor& head, const at::Tensor& logit_gradient, const at::Tensor& rows) {
@@ -40,91 +62,71 @@ void add_head_gradient(const at::Tensor& head, const at::Tensor& logit_gradient,
   matmul::add_weight_gradient(at::Tensor(head).mutable_grad(), head.scalar_type(), logit_gradient, rows);
 }
 
-// Sum over the chunk's rows of the loss terms; turns `values` (logits) into the gradient of their weighted sum.
-struct ChunkLoss {
-  double cross_entropy = 0.0;
-  double divergence = 0.0;
-};
-
-ChunkLoss cross_entropy_in_place(at::Tensor& values, const at::Tensor& targets, double weight) {
-  const at::Tensor normalizer = at::logsumexp(values, 1, true);
-  const at::Tensor target_column = targets.unsqueeze(1);
-  const double loss = (normalizer - values.gather(1, target_column)).sum(at::kDouble).item<double>();
-  values.sub_(normalizer).exp_();
-  values.scatter_add_(1, target_column, at::empty_like(normalizer).fill_(-1.0));
-  values.mul_(weight);
-  return {loss, 0.0};
-}
-
-ChunkLoss distilled_loss_in_place(at::Tensor& values, const at::Tensor& targets, const at::Tensor& teacher_values,
-                                  const Distillation& distillation) {
-  const double temperature = distillation.temperature;
-  const at::Tensor student_log = at::log_softmax(values / temperature, 1);
-  const at::Tensor teacher_log = at::log_softmax(teacher_values / temperature, 1);
-  const at::Tensor teacher = teacher_log.exp();
-  const double divergence = (teacher * (teacher_log - student_log)).sum(at::kDouble).item<double>();
-  const at::Tensor divergence_gradient = (student_log.exp() - teacher) * (distillation.weight * temperature);
-  ChunkLoss loss = cross_entropy_in_place(values, targets, 1.0 - distillation.weight);
-  values.add_(divergence_gradient);
-  loss.divergence = divergence * temperature * temperature;
-  return loss;
+// [B*(T-1), C] -> [B, T, C]: the last token of a sequence predicts nothing.
+at::Tensor with_last_tokens(const at::Tensor& row_gradient, const at::Tensor& hidden) {
+  const std::int64_t predicted = hidden.size(1) - 1;
+  at::Tensor gradient = at::empty_like(hidden);
+  gradient.narrow(1, 0, predicted).copy_(row_gradient.view({hidden.size(0), predicted, hidden.size(2)}));
+  gradient.select(1, predicted).zero_();
+  return gradient;
 }
 
 }  // namespace
 
 at::Tensor logits(const CausalLm& model, const at::Tensor& hidden) {
   const at::NoGradGuard no_grad;
-  return chunk_logits(model, hidden);
+  return in_float_at_least(matmul::forward(hidden, model.head_compute()));
 }
 
 at::Tensor token_log_probs(const CausalLm& model, const at::Tensor& hidden, const at::Tensor& ids) {
   const at::NoGradGuard no_grad;
   const PredictedRows rows = predicted_rows(hidden, ids);
-  std::vector<at::Tensor> parts;
-  for (std::int64_t first = 0; first < rows.targets.size(0); first += kChunkRows) {
-    const std::int64_t count = std::min(kChunkRows, rows.targets.size(0) - first);
-    const at::Tensor values = chunk_logits(model, rows.hidden.narrow(0, first, count));
-    const at::Tensor target = values.gather(1, rows.targets.narrow(0, first, count).unsqueeze(1)).squeeze(1);
-    parts.push_back(target - at::logsumexp(values, 1));
-  }
-  return at::cat(parts).view({ids.size(0), ids.size(1) - 1});
+  LogitChunks logit_chunks(model, rows.count());
+  at::Tensor log_probs = at::empty({rows.count()}, model.dtype());
+  for_each_chunk(rows.count(), [&](std::int64_t first, std::int64_t count) {
+    const at::Tensor values = logit_chunks(rows.hidden.narrow(0, first, count));
+    log_probs.narrow(0, first, count).copy_(target_log_probs(values, rows.targets.narrow(0, first, count)));
+  });
+  return log_probs.view({ids.size(0), ids.size(1) - 1});
 }
 
 HeadLoss head_forward_backward(const CausalLm& model, const at::Tensor& hidden, const at::Tensor& ids, double gradient_scale,
                                const Distillation* distillation) {
   const at::NoGradGuard no_grad;
   const PredictedRows rows = predicted_rows(hidden, ids);
-  const at::Tensor teacher_rows = distillation != nullptr ? predicted_rows(distillation->teacher_hidden, ids).hidden : at::Tensor();
-  const std::int64_t total = rows.targets.size(0);
-  const double mean_scale = gradient_scale / static_cast<double>(total);
-  at::Tensor row_gradient = at::empty_like(rows.hidden);
-  ChunkLoss sum;
-  for (std::int64_t first = 0; first < total; first += kChunkRows) {
-    const std::int64_t count = std::min(kChunkRows, total - first);
+  const double mean_scale = gradient_scale / static_cast<double>(rows.count());
+  LogitChunks student(model, rows.count());
+  std::optional<LogitChunks> teacher;
+  at::Tensor teacher_rows;
+  if (distillation != nullptr) {
+    teacher.emplace(*distillation->teacher, rows.count());
+    teacher_rows = predicted_rows(distillation->teacher_hidden, ids).hidden;
+  }
+  const at::Tensor row_gradient = at::zeros_like(rows.hidden);
+  DistilledLoss sum;
+  for_each_chunk(rows.count(), [&](std::int64_t first, std::int64_t count) {
     const at::Tensor chunk = rows.hidden.narrow(0, first, count);
     const at::Tensor targets = rows.targets.narrow(0, first, count);
-    at::Tensor values = chunk_logits(model, chunk);
-    ChunkLoss part;
-    if (distillation == nullptr) {
-      part = cross_entropy_in_place(values, targets, 1.0);
+    const at::Tensor values = student(chunk);
+    if (teacher) {
+      const DistilledLoss part = distilled_loss_in_place(values, targets, (*teacher)(teacher_rows.narrow(0, first, count)),
+                                                         distillation->weight, distillation->temperature, mean_scale);
+      sum.cross_entropy += part.cross_entropy;
+      sum.divergence += part.divergence;
     } else {
-      part = distilled_loss_in_place(values, targets, chunk_logits(*distillation->teacher, teacher_rows.narrow(0, first, count)),
-                                     *distillation);
+      sum.cross_entropy += cross_entropy_in_place(values, targets, mean_scale);
     }
-    sum.cross_entropy += part.cross_entropy;
-    sum.divergence += part.divergence;
-    const at::Tensor logit_gradient = values.mul_(mean_scale).to(chunk.scalar_type());
-    at::Tensor chunk_gradient;
+    const at::Tensor logit_gradient = values.to(chunk.scalar_type());
+    at::Tensor chunk_gradient = row_gradient.narrow(0, first, count);
     matmul::add_input_gradient(chunk_gradient, logit_gradient, model.head_compute());
-    row_gradient.narrow(0, first, count).copy_(chunk_gradient);
     add_head_gradient(model.head(), logit_gradient, chunk);
-  }
+  });
   HeadLoss result;
+  const auto total = static_cast<double>(rows.count());
   const double weight = distillation != nullptr ? distillation->weight : 0.0;
-  result.cross_entropy = sum.cross_entropy / static_cast<double>(total);
-  result.loss = (1.0 - weight) * result.cross_entropy + weight * sum.divergence / static_cast<double>(total);
-  result.hidden_gradient = at::zeros_like(hidden);
-  result.hidden_gradient.narrow(1, 0, ids.size(1) - 1).copy_(row_gradient.view({ids.size(0), ids.size(1) - 1, hidden.size(2)}));
+  result.cross_entropy = sum.cross_entropy / total;
+  result.loss = (1.0 - weight) * result.cross_entropy + weight * sum.divergence / total;
+  result.hidden_gradient = with_last_tokens(row_gradient, hidden);
   return result;
 }
 

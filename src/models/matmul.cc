@@ -39,10 +39,17 @@ void require_memory(bool found) {
 }
 
 at::Tensor forward(const at::Tensor& x, const at::Tensor& w) {
-  if (!have_kernel(x, w, x.size(0))) return at::mm(x, w.t());
   at::Tensor y = at::empty({x.size(0), w.size(0)}, x.options());
-  run(x.size(1), operand(x, false), operand(w, true), y, false);
+  forward(x, w, y);
   return y;
+}
+
+void forward(const at::Tensor& x, const at::Tensor& w, at::Tensor& y) {
+  if (have_kernel(x, w, x.size(0))) {
+    run(x.size(1), operand(x, false), operand(w, true), y, false);
+  } else {
+    at::mm_out(y, x, w.t());
+  }
 }
 
 void add_input_gradient(at::Tensor& dx, const at::Tensor& dy, const at::Tensor& w) {

@@ -6,8 +6,9 @@
 
 namespace stableqat::matmul {
 
-// x w^T. x [R, M], w [N, M] -> [R, N]
+// x w^T. x [R, M], w [N, M] -> [R, N], new or written to y
 at::Tensor forward(const at::Tensor& x, const at::Tensor& w);
+void forward(const at::Tensor& x, const at::Tensor& w, at::Tensor& y);
 
 // dx (+)= dy w; an undefined dx is made. dy [R, N], w [N, M], dx [R, M]
 void add_input_gradient(at::Tensor& dx, const at::Tensor& dy, const at::Tensor& w);

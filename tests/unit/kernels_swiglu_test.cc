@@ -15,7 +15,6 @@ namespace {
 using testing::kUnit;
 using testing::normal_values;
 
-constexpr double kUlps = 8;            // what the header promises of silu, in units in the last place (2 kUnit at most)
 constexpr double kSmallest = 1.1e-36;  // 87.3 exp(-87.3): silu below may be zero
 
 // Gates over the whole range in which exp neither over- nor underflows, beyond it, and around the interesting values.
@@ -43,7 +42,8 @@ TEST(SwigluKernels, FollowTheFormulas) {
         const double g = gate[i];
         const double sigmoid = 1.0 / (1.0 + std::exp(-g));
         const double silu = g * sigmoid;
-        const double error = 2 * kUlps * kUnit;
+        const double error =
+            2 * (4 + std::abs(g)) * kUnit;  // what the header promises of silu: a unit in the last place is at most 2 kUnit
         ASSERT_NEAR(y[i], silu * up[i], (std::abs(silu) * (error + kUnit) + kSmallest) * std::abs(up[i])) << g;
         ASSERT_NEAR(dup[i], silu * dy[i], (std::abs(silu) * (error + kUnit) + kSmallest) * std::abs(dy[i])) << g;
         const double product = double{dy[i]} * up[i];

@@ -1,8 +1,8 @@
 // The gate of Llama's feed-forward block, y = silu(gate) * up with silu(g) = g / (1 + exp(-g)), and its gradient. fp32.
 //
 // Arrays are dense, `count` elements each; outputs may be inputs of the same call. OpenMP threads share them. Nothing throws.
-// silu is within 8 units in the last place; below -87.3, where it is smaller than 1.1e-36, it is zero. Source: Shazeer, "GLU Variants
-// Improve Transformer" (2020).
+// silu(g) is within 4 + |g| units in the last place; below -87.3, where it is smaller than 1.1e-36, it is zero. Source: Shazeer, "GLU
+// Variants Improve Transformer" (2020).
 #pragma once
 
 #include <cstdint>

@@ -16,7 +16,6 @@ inline constexpr int kKeyTile = 64;
 inline constexpr int kLine = 16;  // floats in a cache line
 // Rows of tiles lie an odd number of lines apart, so that the rows of a column block do not fall into the same cache sets.
 inline constexpr int kScoreStride = kRowTile + kLine;
-inline constexpr float kLog2E = 1.44269504F;
 
 inline std::int64_t round_up(std::int64_t value, std::int64_t multiple) { return (value + multiple - 1) / multiple * multiple; }
 inline std::int64_t tile_stride(std::int64_t head_size) { return ((head_size + kLine - 1) / kLine | 1) * kLine; }

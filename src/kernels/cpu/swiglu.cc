@@ -1,6 +1,6 @@
 #include "stableqat/kernels/swiglu.h"
 
-#include "kernels/cpu/exp.h"
+#include "kernels/cpu/exp2.h"
 #include "kernels/isa_table.h"
 #include "kernels/parallel.h"
 
@@ -10,7 +10,7 @@ namespace {
 
 // 1 / (1 + exp(-g)); the exponent is never positive, so that nothing overflows.
 inline float sigmoid(float g) {
-  const float e = exp_nonpositive(g < 0.0F ? g : -g);
+  const float e = exp2_nonpositive(kLog2E * (g < 0.0F ? g : -g));
   const float inverse = 1.0F / (1.0F + e);
   return g < 0.0F ? e * inverse : inverse;
 }

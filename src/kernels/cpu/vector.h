@@ -4,7 +4,10 @@
 #include <cstdint>
 #include <cstring>
 
-namespace stableqat::kernels::STABLEQAT_ISA {
+#include "stableqat/base/isa_namespace.h"
+
+namespace stableqat::kernels {
+inline namespace STABLEQAT_ISA {
 
 #if defined(__AVX512F__)
 inline constexpr int kWidth = 16;
@@ -54,4 +57,5 @@ inline void transpose(Ints (&rows)[kWidth]) {
   if constexpr (kStep > 1) transpose<kStep / 2>(rows);
 }
 
-}  // namespace stableqat::kernels::STABLEQAT_ISA
+}  // namespace STABLEQAT_ISA
+}  // namespace stableqat::kernels
