@@ -47,10 +47,11 @@ void use_threads(const TrainConfig& config) {
 TrainingSubject::TrainingSubject(const TrainingJob& job) : config_(job.config) {
   use_threads(config_);
   std::vector<std::string> notices;
-  const NumericTypes types = numeric_types(config_.train.precision, notices);
+  const NumericTypes types = numeric_types(config_.train.precision, config_.train.compute, notices);
   const auto source = open(job);
   model_ = std::make_unique<QuantizedModel>(*source, types.master, quantization_settings(config_.quantization));
   model_->model().set_compute_dtype(types.compute);
+  model_->set_integer_products(types.integer_products);
   step_ = std::make_unique<TrainStep>(*model_, train_step_options(config_.train));
   batches_ = random_batches(config_, source->config().vocab_size);
 }
