@@ -1,10 +1,12 @@
 // stableqat bench: what training costs on this machine.
+#include <ATen/Parallel.h>
 #include <fmt/format.h>
 
 #include <memory>
 
 #include "bench_flags.h"
 #include "commands.h"
+#include "stableqat/bench/bench_kernels.h"
 
 namespace stableqat::app {
 
@@ -42,6 +44,30 @@ ExitCode run_step(const BenchFlags& flags, Console& console) {
   fmt::print("\nfp32 GEMM of this model's shapes, alone: {:.0f} GFLOP/s on {} threads. {} tokens a step, medians of {} rounds.\n",
              results.front().gemm_flops_per_second / kGiga, results.front().threads, flags.batch * flags.sequence_length * flags.accumulate,
              flags.rounds.repeats);
+  write_bench_json(flags, rows);
+  return ExitCode::kDone;
+}
+
+ExitCode run_kernels(const BenchFlags& flags, Console& console) {
+  bench::KernelBenchOptions options;
+  options.model = bench_model_config(flags);
+  options.batch = flags.batch;
+  options.tokens = flags.sequence_length;
+  options.filter = flags.kernels;
+  options.rounds = flags.rounds;
+  if (flags.threads > 0) at::set_num_threads(flags.threads);
+  const auto results = bench::bench_kernels(options, bench_callbacks(console));
+  console.finish();
+  fmt::print("{:<30} {:<12} {:>10} {:>16} {:>9}  of\n", "kernel", "built for", "ms", "rate", "share");
+  nlohmann::ordered_json rows = nlohmann::ordered_json::array();
+  for (const bench::KernelResult& r : results) {
+    const bool is_memory = r.bound == bench::KernelBound::kMemory;
+    const char* unit = is_memory ? "GB/s" : "GFLOP/s";
+    fmt::print("{:<30} {:<12} {:>10.3f} {:>8.1f} {:<7} {:>7.1f} %  {} at {:.1f} {}\n", r.name, kernels::isa_name(r.isa), r.seconds / kMilli,
+               r.rate / kGiga, unit, 100 * r.share, is_memory ? "copy" : "GEMM", r.reference / kGiga, unit);
+    rows.push_back(bench_row(flags, to_json(r)));
+  }
+  fmt::print("\nEvery kernel was compared with its plain form first. {} threads.\n", at::get_num_threads());
   write_bench_json(flags, rows);
   return ExitCode::kDone;
 }
@@ -103,6 +129,18 @@ void register_bench(CLI::App& app, Program& program) {
   add_bench_model_flags(efficiency, *efficiency_flags);
   add_bench_method_flags(efficiency, *efficiency_flags);
   add_bench_json_flag(efficiency, *efficiency_flags);
+
+  const auto kernel_flags = std::make_shared<BenchFlags>();
+  kernel_flags->shape = "smollm2-135m";
+  kernel_flags->batch = 2;
+  kernel_flags->sequence_length = 512;
+  CLI::App& kernels = add_bench_command(bench, program, "kernels", "Every kernel for every instruction set, against copy and GEMM rates",
+                                        "--shape qwen3-0.6b --kernels attention", kernel_flags, run_kernels);
+  add_bench_model_flags(kernels, *kernel_flags);
+  kernels.add_option("--kernels", kernel_flags->kernels, "Only kernels whose name contains this")->type_name("TEXT");
+  kernels.add_option("--threads", kernel_flags->threads, "0 = all cores [0]")->check(CLI::NonNegativeNumber);
+  add_bench_rounds_flags(kernels, *kernel_flags);
+  add_bench_json_flag(kernels, *kernel_flags);
 }
 
 }  // namespace stableqat::app

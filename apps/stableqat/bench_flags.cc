@@ -9,8 +9,18 @@
 #include "stableqat/base/error.h"
 #include "stableqat/base/file.h"
 #include "stableqat/bench/shapes.h"
+#include "stableqat/models/model_source.h"
 
 namespace stableqat::app {
+
+namespace {
+
+void require_model(const BenchFlags& flags) {
+  if (!flags.model.empty() || !flags.shape.empty()) return;
+  throw stableqat::ConfigError({"--model or --shape", "neither", "one of them", "for example --shape smollm2-135m"});
+}
+
+}  // namespace
 
 void add_bench_model_flags(CLI::App& command, BenchFlags& flags) {
   CLI::Option* model = command.add_option("--model", flags.model, "Hugging Face directory or GGUF file")->type_name("M");
@@ -29,21 +39,28 @@ void add_bench_method_flags(CLI::App& command, BenchFlags& flags) {
       ->delimiter(',')
       ->type_name("A,B,...");
   command.add_option("--bits", flags.bits, "Bits of the quantized weights")->capture_default_str();
+  add_bench_rounds_flags(command, flags);
+  command.allow_extras();
+}
+
+void add_bench_rounds_flags(CLI::App& command, BenchFlags& flags) {
   command.add_option("--warmup", flags.rounds.warmup, "Rounds before the timed ones")->capture_default_str()->check(CLI::NonNegativeNumber);
-  command.add_option("--repeats", flags.rounds.repeats, "Timed rounds; a round is one turn of every method")
+  command.add_option("--repeats", flags.rounds.repeats, "Timed rounds; in each, every contestant has one turn")
       ->capture_default_str()
       ->check(CLI::PositiveNumber);
-  command.allow_extras();
 }
 
 void add_bench_json_flag(CLI::App& command, BenchFlags& flags) {
   command.add_option("--json", flags.json, "Write the results to this file (fields: docs/commands.md)")->type_name("FILE");
 }
 
+ModelConfig bench_model_config(const BenchFlags& flags) {
+  require_model(flags);
+  return flags.model.empty() ? bench::shape(flags.shape) : ModelSource::open(flags.model)->config();
+}
+
 std::vector<bench::MethodJob> method_jobs(const BenchFlags& flags) {
-  if (flags.model.empty() == flags.shape.empty()) {
-    throw stableqat::ConfigError({"--model or --shape", "neither", "one of them", "for example --shape smollm2-135m"});
-  }
+  require_model(flags);
   std::vector<bench::MethodJob> jobs;
   for (const std::string& method : flags.methods) {
     std::vector<std::string> arguments{"--model.path", flags.model.empty() ? flags.shape : flags.model,

@@ -21,6 +21,8 @@ struct BenchFlags {
   std::vector<std::string> methods = {"none", "ste", "stableqat", "dsq"};
   std::string bits = "4";
   bench::Rounds rounds;
+  std::string kernels;
+  int threads = 0;
   std::string json;
   std::vector<std::string> settings;  // what else was given: settings of `train`
 };
@@ -28,7 +30,11 @@ struct BenchFlags {
 // The flags write into `flags`, which must outlive the command.
 void add_bench_model_flags(CLI::App& command, BenchFlags& flags);
 void add_bench_method_flags(CLI::App& command, BenchFlags& flags);
+void add_bench_rounds_flags(CLI::App& command, BenchFlags& flags);
 void add_bench_json_flag(CLI::App& command, BenchFlags& flags);
+
+// Of --model or --shape. Throws ConfigError (neither, an unknown shape) and DataError.
+ModelConfig bench_model_config(const BenchFlags& flags);
 
 // One job per method. Throws ConfigError for values out of range and unknown settings.
 std::vector<bench::MethodJob> method_jobs(const BenchFlags& flags);

@@ -3,6 +3,7 @@
 #include <ATen/TensorOperators.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/mm.h>
+#include <ATen/record_function.h>
 #include <torch/csrc/autograd/custom_function.h>
 
 #include <cstddef>
@@ -69,6 +70,7 @@ class LinearFunction : public Function<LinearFunction> {
  public:
   static variable_list forward(AutogradContext* context, const at::Tensor& x, at::TensorList weights,
                                std::span<const Linear* const> layers) {
+    RECORD_USER_SCOPE("gemm");
     const at::Tensor rows = rows_of(x).contiguous();
     RoundedRows rounded;
     bool keep_plain = false;
@@ -98,6 +100,7 @@ class LinearFunction : public Function<LinearFunction> {
   }
 
   static variable_list backward(AutogradContext* context, variable_list gradients) {
+    RECORD_USER_SCOPE("gemm");
     variable_list saved = context->get_saved_variables();
     const at::Tensor& plain = saved[kPlain];
     const RoundedRows rounded{saved[kCodes], saved[kScale]};

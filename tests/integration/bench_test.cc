@@ -82,11 +82,29 @@ TEST_F(BenchTest, EfficiencyHasThePapersColumns) {
   }
 }
 
+TEST_F(BenchTest, KernelsAreComparedWithTheMachinesRates) {
+  const Result result = bench("kernels --shape tiny --batch 1 --seq 64 --warmup 0 --repeats 1 --kernels .forward --json o.json");
+  ASSERT_EQ(result.code, 0) << result.err;
+  bool has_memory = false;
+  bool has_arithmetic = false;
+  for (const nlohmann::json& row : rows("o.json")) {
+    const bool is_memory = row.at("bound") == "memory";
+    (is_memory ? has_memory : has_arithmetic) = true;
+    EXPECT_NE(row.at("kernel").get<std::string>().find(".forward"), std::string::npos);
+    const double rate = row.at(is_memory ? "bytes_per_second" : "flops_per_second");
+    const double reference = row.at(is_memory ? "copy_bytes_per_second" : "gemm_flops_per_second");
+    EXPECT_NEAR(row.at("share").get<double>(), rate / reference, 1e-9);  // of one round
+    EXPECT_NE(result.out.find(row.at("isa").get<std::string>()), std::string::npos);
+  }
+  EXPECT_TRUE(has_memory && has_arithmetic);
+}
+
 TEST_F(BenchTest, WrongUseIsTwoAndOneLine) {
   for (const char* arguments :
        {"", "stp", "step", "step --shape tiny --model x", "step --shape tinny", "step --shape tiny --batch 0", "step --shape tiny --seq 1",
         "step --shape tiny --methods ste,nonne", "step --shape tiny --bits 5", "step --shape tiny --repeats 0",
-        "step --shape tiny --train.recompue block", "efficiency --shape tiny --accumulate 2"}) {
+        "step --shape tiny --train.recompue block", "efficiency --shape tiny --accumulate 2", "kernels --shape tiny --kernels nothing",
+        "kernels --shape tiny --bits 4"}) {
     const Result result = bench(arguments);
     EXPECT_EQ(result.code, 2) << arguments;
     EXPECT_EQ(result.out, "") << arguments;
@@ -98,7 +116,7 @@ TEST_F(BenchTest, WrongUseIsTwoAndOneLine) {
 }
 
 TEST_F(BenchTest, HelpTeaches) {
-  for (const char* command : {"step", "efficiency"}) {
+  for (const char* command : {"step", "efficiency", "kernels"}) {
     const Result result = bench(std::string(command) + " --help");
     EXPECT_EQ(result.code, 0);
     EXPECT_NE(result.out.find("Example:\n  stableqat bench " + std::string(command) + " --shape "), std::string::npos) << result.out;
