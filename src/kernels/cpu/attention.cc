@@ -8,7 +8,7 @@
 #include "kernels/cpu/attention_tiles.h"
 #include "kernels/cpu/vector_math.h"
 
-namespace stableqat::kernels::STABLEQAT_ISA {
+namespace stableqat::kernels::inline STABLEQAT_ISA {
 namespace {
 
 // ---- Forward: one task per tile of rows, which goes through the keys with a running maximum and sum.
@@ -377,4 +377,4 @@ std::int64_t backward_scratch(const AttentionShape& shape, int threads) {
 extern const AttentionKernels attention_table;
 const AttentionKernels attention_table = {forward, forward_scratch, backward, backward_scratch};
 
-}  // namespace stableqat::kernels::STABLEQAT_ISA
+}  // namespace stableqat::kernels::inline STABLEQAT_ISA

@@ -9,7 +9,7 @@
 #include "kernels/cpu/tile_product.h"
 #include "stableqat/kernels/attention.h"
 
-namespace stableqat::kernels::STABLEQAT_ISA {
+namespace stableqat::kernels::inline STABLEQAT_ISA {
 
 inline constexpr int kRowTile = 64;
 inline constexpr int kKeyTile = 64;
@@ -123,4 +123,4 @@ inline void score_products(const ScoreTile& tile, const float* left, const float
                           tile_stride(head_size), right, kScoreStride, products, kScoreStride, depth, kFromZero);
 }
 
-}  // namespace stableqat::kernels::STABLEQAT_ISA
+}  // namespace stableqat::kernels::inline STABLEQAT_ISA

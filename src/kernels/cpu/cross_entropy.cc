@@ -4,10 +4,9 @@
 #include <cmath>
 
 #include "kernels/cpu/exp2.h"
-#include "kernels/isa_table.h"
 #include "kernels/parallel.h"
 
-namespace stableqat::kernels::STABLEQAT_ISA {
+namespace stableqat::kernels::inline STABLEQAT_ISA {
 
 namespace {
 
@@ -158,4 +157,4 @@ void distilled_gradient_in_place(std::int64_t rows, std::int64_t columns, const 
 
 extern const CrossEntropyKernels cross_entropy_table = {log_probs, gradient_in_place, distilled_gradient_in_place};
 
-}  // namespace stableqat::kernels::STABLEQAT_ISA
+}  // namespace stableqat::kernels::inline STABLEQAT_ISA

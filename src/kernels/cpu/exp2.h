@@ -5,8 +5,7 @@
 
 #include "stableqat/base/isa_namespace.h"
 
-namespace stableqat::kernels {
-inline namespace STABLEQAT_ISA {
+namespace stableqat::kernels::inline STABLEQAT_ISA {
 
 inline constexpr float kLog2E = 1.44269504F;
 
@@ -30,5 +29,4 @@ inline Float exp2_nonpositive_of(Float z) {
 // In loops under `omp simd` it is vectorized.
 inline float exp2_nonpositive(float z) { return exp2_nonpositive_of<float, std::uint32_t>(z); }
 
-}  // namespace STABLEQAT_ISA
-}  // namespace stableqat::kernels
+}  // namespace stableqat::kernels::inline STABLEQAT_ISA

@@ -7,7 +7,7 @@
 #include "kernels/cpu/gemm_micro.h"
 #include "kernels/cpu/gemm_pack.h"
 
-namespace stableqat::kernels::STABLEQAT_ISA {
+namespace stableqat::kernels::inline STABLEQAT_ISA {
 namespace {
 
 constexpr std::int64_t kUnitsPerBlock = kGemmDepth / 2;           // of k taken in one go; fp32 takes half of kGemmDepth
@@ -226,4 +226,4 @@ extern const GemmKernels gemm_table;
 const GemmKernels gemm_table = {kHasFastInteger,        kHasFastBf16,           fp32, bf16_weight_gradient, quantize_rows, integer_forward,
                                 integer_input_gradient, integer_weight_gradient};
 
-}  // namespace stableqat::kernels::STABLEQAT_ISA
+}  // namespace stableqat::kernels::inline STABLEQAT_ISA

@@ -11,7 +11,7 @@
 
 #include "kernels/cpu/vector.h"
 
-namespace stableqat::kernels::STABLEQAT_ISA {
+namespace stableqat::kernels::inline STABLEQAT_ISA {
 
 inline constexpr int kTileVectors = 2;
 inline constexpr int kTileColumns = kTileVectors * kWidth;
@@ -161,4 +161,4 @@ void multiply_rows(std::int64_t rows, std::int64_t units, UnitsA a, const std::i
   while (rows > 0) take.template operator()<1>();
 }
 
-}  // namespace stableqat::kernels::STABLEQAT_ISA
+}  // namespace stableqat::kernels::inline STABLEQAT_ISA

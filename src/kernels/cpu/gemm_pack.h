@@ -7,7 +7,7 @@
 
 #include "kernels/cpu/vector.h"
 
-namespace stableqat::kernels::STABLEQAT_ISA {
+namespace stableqat::kernels::inline STABLEQAT_ISA {
 
 inline std::int32_t bits_of(float value) { return std::bit_cast<std::int32_t>(value); }
 
@@ -154,4 +154,4 @@ struct CodesTransposed {
   }
 };
 
-}  // namespace stableqat::kernels::STABLEQAT_ISA
+}  // namespace stableqat::kernels::inline STABLEQAT_ISA

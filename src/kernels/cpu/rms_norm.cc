@@ -2,10 +2,9 @@
 
 #include <cmath>
 
-#include "kernels/isa_table.h"
 #include "kernels/parallel.h"
 
-namespace stableqat::kernels::STABLEQAT_ISA {
+namespace stableqat::kernels::inline STABLEQAT_ISA {
 
 namespace {
 
@@ -101,4 +100,4 @@ void backward(std::int64_t rows, std::int64_t columns, const float* sum, const f
 
 extern const RmsNormKernels rms_norm_table = {forward, backward};
 
-}  // namespace stableqat::kernels::STABLEQAT_ISA
+}  // namespace stableqat::kernels::inline STABLEQAT_ISA

@@ -1,9 +1,8 @@
 #include "stableqat/kernels/rope.h"
 
-#include "kernels/isa_table.h"
 #include "kernels/parallel.h"
 
-namespace stableqat::kernels::STABLEQAT_ISA {
+namespace stableqat::kernels::inline STABLEQAT_ISA {
 
 namespace {
 
@@ -45,4 +44,4 @@ void backward(const RopeShape& shape, const float* cos, const float* sin, HeadVi
 
 extern const RopeKernels rope_table = {forward, backward};
 
-}  // namespace stableqat::kernels::STABLEQAT_ISA
+}  // namespace stableqat::kernels::inline STABLEQAT_ISA

@@ -1,10 +1,9 @@
 #include "stableqat/kernels/swiglu.h"
 
 #include "kernels/cpu/exp2.h"
-#include "kernels/isa_table.h"
 #include "kernels/parallel.h"
 
-namespace stableqat::kernels::STABLEQAT_ISA {
+namespace stableqat::kernels::inline STABLEQAT_ISA {
 
 namespace {
 
@@ -36,4 +35,4 @@ void backward(std::int64_t count, const float* gate, const float* up, const floa
 
 extern const SwigluKernels swiglu_table = {forward, backward};
 
-}  // namespace stableqat::kernels::STABLEQAT_ISA
+}  // namespace stableqat::kernels::inline STABLEQAT_ISA

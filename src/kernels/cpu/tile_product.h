@@ -5,7 +5,7 @@
 
 #include "kernels/cpu/vector.h"
 
-namespace stableqat::kernels::STABLEQAT_ISA {
+namespace stableqat::kernels::inline STABLEQAT_ISA {
 
 // Accumulators fill about half of the registers or more, and each loaded value serves several multiplications.
 #if defined(__AVX512F__)
@@ -82,4 +82,4 @@ void multiply(int rows, int columns, const float* a, std::int64_t a_stride, cons
 inline constexpr auto kFromZero = [](int, const float*) { return Floats{}; };
 inline constexpr auto kFromThere = [](int, const float* c) { return load<Floats>(c); };
 
-}  // namespace stableqat::kernels::STABLEQAT_ISA
+}  // namespace stableqat::kernels::inline STABLEQAT_ISA

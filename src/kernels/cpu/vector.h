@@ -6,8 +6,7 @@
 
 #include "stableqat/base/isa_namespace.h"
 
-namespace stableqat::kernels {
-inline namespace STABLEQAT_ISA {
+namespace stableqat::kernels::inline STABLEQAT_ISA {
 
 #if defined(__AVX512F__)
 inline constexpr int kWidth = 16;
@@ -57,5 +56,4 @@ inline void transpose(Ints (&rows)[kWidth]) {
   if constexpr (kStep > 1) transpose<kStep / 2>(rows);
 }
 
-}  // namespace STABLEQAT_ISA
-}  // namespace stableqat::kernels
+}  // namespace stableqat::kernels::inline STABLEQAT_ISA
