@@ -253,7 +253,7 @@ INSTANTIATE_TEST_SUITE_P(Shapes, AttentionTest,
                                            AttentionShape{2, 40, 40, 8, 1, 128},   // groups of 8
                                            AttentionShape{1, 300, 300, 2, 1, 24},  // half a vector beside whole ones
                                            AttentionShape{1, 64, 64, 1, 1, 64},    // exactly one tile
-                                           AttentionShape{1, 40, 1100, 1, 1, 16},  // spans of more than one block
+                                           AttentionShape{1, 40, 2300, 1, 1, 16},  // spans of more than one block
                                            AttentionShape{2, 1, 77, 9, 3, 64},     // one new token
                                            AttentionShape{1, 1, 1, 1, 1, 8},       // nothing to choose from
                                            AttentionShape{1, 9, 9, 40, 2, 256},    // groups of 20, long heads

@@ -7,6 +7,7 @@
 
 #include "kernels/cpu/attention_tiles.h"
 #include "kernels/cpu/vector_math.h"
+#include "kernels/parallel.h"
 
 namespace stableqat::kernels::inline STABLEQAT_ISA {
 namespace {
@@ -16,15 +17,15 @@ namespace {
 struct ForwardScratch {
   ForwardScratch(std::int64_t head_size, float* memory) {
     const std::int64_t stride = tile_stride(head_size);
-    for (float** tile : {&rows, &keys, &values, &mixed}) {
-      *tile = memory;
-      memory += kRowTile * stride;
-    }
-    queries = memory;
+    rows = memory;
+    mixed = rows + kRowTile * stride;
+    keys = mixed + kRowTile * stride;
+    values = keys + kKeyTile * stride;
+    queries = values + kKeyTile * stride;
     scores = queries + stride * kScoreStride;
   }
   static std::int64_t size(std::int64_t head_size) {
-    return 4 * kRowTile * tile_stride(head_size) + (tile_stride(head_size) + kKeyTile) * kScoreStride;
+    return (2 * kRowTile + 2 * kKeyTile + kScoreStride) * tile_stride(head_size) + kKeyTile * kScoreStride;
   }
 
   float* rows;     // [row][D], queries before transposition
@@ -84,12 +85,12 @@ void update_softmax(const ScoreTile& tile, float log2_scale, float* scores, Soft
   }
 }
 
-void mix_values(const ScoreTile& tile, std::int64_t head_size, const ForwardScratch& scratch, const SoftmaxState& state) {
-  const std::int64_t stride = tile_stride(head_size);
+void mix_values(const ScoreTile& tile, Matrix<const float> values, std::int64_t head_size, const ForwardScratch& scratch,
+                const SoftmaxState& state) {
   const auto depth = [&](int row, int) { return Depth{0, tile.keys_seen(row + kBlockRows)}; };
   const auto decayed = [&](int row, const float* mixed) { return load<Floats>(mixed) * state.decay[row]; };
   multiply<Layout::kColumns>(static_cast<int>(round_up(tile.rows, kBlockRows)), static_cast<int>(round_up(head_size, kWidth)),
-                             scratch.scores, kScoreStride, scratch.values, stride, scratch.mixed, stride, depth, decayed);
+                             {scratch.scores, kScoreStride}, values, {scratch.mixed, tile_stride(head_size)}, depth, decayed);
 }
 
 struct ForwardTask {
@@ -100,6 +101,14 @@ struct ForwardTask {
   Rows<float> out;
   Rows<float> lse;  // rows of one element
 };
+
+// The keys or values of a tile: where they are if products can read them there, else padded with zeros in scratch.
+Matrix<const float> in_place_or_copied(const Rows<const float>& rows, std::int64_t first, int count, std::int64_t head_size, bool in_place,
+                                       float* scratch) {
+  if (in_place) return Matrix<const float>{rows.data, rows.token_stride}.from_row(first);
+  load_rows(rows, first, count, static_cast<int>(round_up(count, kBlockRows)), head_size, scratch);
+  return {scratch, tile_stride(head_size)};
+}
 
 void forward_rows(const ForwardTask& task, std::int64_t first_row, const ForwardScratch& scratch) {
   const Causality& causality = *task.causality;
@@ -115,11 +124,11 @@ void forward_rows(const ForwardTask& task, std::int64_t first_row, const Forward
   for (std::int64_t first_key = 0; first_key < end; first_key += kKeyTile) {
     const int keys = static_cast<int>(std::min<std::int64_t>(kKeyTile, end - first_key));
     const ScoreTile tile{&causality, first_row, first_key, rows, keys};
-    load_rows(task.k, first_key, keys, static_cast<int>(round_up(keys, kBlockRows)), d, scratch.keys);
-    load_rows(task.v, first_key, keys, keys, d, scratch.values);
-    score_products(tile, scratch.keys, scratch.queries, d, scratch.scores);
+    const Matrix<const float> k = in_place_or_copied(task.k, first_key, keys, d, keys % kBlockRows == 0, scratch.keys);
+    const Matrix<const float> v = in_place_or_copied(task.v, first_key, keys, d, d % kWidth == 0, scratch.values);
+    score_products(tile, k, scratch.queries, d, scratch.scores);
     update_softmax(tile, task.scale * kLog2E, scratch.scores, state);
-    mix_values(tile, d, scratch, state);
+    mix_values(tile, v, d, scratch, state);
   }
   task.out.for_each(first_row, rows, [&](int i, float* to) {
     const float* mixed = scratch.mixed + i * tile_stride(d);
@@ -129,6 +138,9 @@ void forward_rows(const ForwardTask& task, std::int64_t first_row, const Forward
   task.lse.for_each(first_row, rows, [&](int i, float* to) { *to = task.scale * state.largest[i] + std::log(state.sum[i]); });
 }
 
+// A score costs about as much as eight elements of an array.
+bool worth_threads(const AttentionShape& shape) { return worth_sharing(shape.batch * shape.heads * shape.tokens * shape.keys, 8); }
+
 HeadStrides lse_strides(const AttentionShape& shape) { return {shape.heads * shape.tokens, 1, shape.tokens}; }
 
 void forward(const AttentionShape& shape, float scale, HeadView<const float> q, HeadView<const float> k, HeadView<const float> v,
@@ -137,7 +149,7 @@ void forward(const AttentionShape& shape, float scale, HeadView<const float> q, 
   const std::int64_t d = shape.head_size;
   const std::int64_t pairs = shape.batch * shape.kv_heads;
   const std::int64_t tiles = (causality.rows + kRowTile - 1) / kRowTile;
-#pragma omp parallel num_threads(threads)
+#pragma omp parallel num_threads(threads) if (worth_threads(shape))
   {
     const ForwardScratch own(d, scratch + omp_get_thread_num() * ForwardScratch::size(d));
     // The last rows see the most keys: they go first, so that threads end together.
@@ -177,7 +189,7 @@ struct Spans {
     constexpr std::int64_t kMostSpans = 4;
     const std::int64_t pairs = shape.batch * shape.kv_heads;
     const std::int64_t wanted = std::clamp<std::int64_t>((kTasksWanted + pairs - 1) / pairs, 1, kMostSpans);
-    keys = round_up((shape.keys + wanted - 1) / wanted, 2 * kKeyTile);
+    keys = round_up((shape.keys + wanted - 1) / wanted, kKeyTile);
     count = (shape.keys + keys - 1) / keys;
   }
   std::int64_t keys;  // of each span but the last
@@ -261,17 +273,21 @@ void backward_tile(const ScoreTile& tile, std::int64_t key, std::int64_t d, floa
   const std::int64_t stride = tile_stride(d);
   const int columns = static_cast<int>(round_up(d, kWidth));
   const int keys = static_cast<int>(round_up(tile.keys, kBlockRows));
-  score_products(tile, scratch.keys + key * stride, scratch.rows_transposed, d, scratch.p);
-  score_products(tile, scratch.values + key * stride, scratch.d_out_transposed, d, scratch.ds);
+  const auto of_tile = [&](float* block) { return Matrix<float>{block, stride}.from_row(key); };
+  const auto read_only = [](Matrix<float> matrix) { return Matrix<const float>{matrix.data, matrix.stride}; };
+  const Matrix<const float> k = read_only(of_tile(scratch.keys));
+  const Matrix<const float> v = read_only(of_tile(scratch.values));
+  score_products(tile, k, scratch.rows_transposed, d, scratch.p);
+  score_products(tile, v, scratch.d_out_transposed, d, scratch.ds);
   probabilities(tile, log2_scale, state, scratch.p, scratch.ds);
+  const Matrix<const float> p{scratch.p, kScoreStride};
+  const Matrix<const float> ds{scratch.ds, kScoreStride};
   const auto rows_seeing = [&](int i, int) { return Depth{tile.first_row_that_sees(i), tile.rows}; };
-  multiply<Layout::kRows>(keys, columns, scratch.p, kScoreStride, scratch.d_out, stride, scratch.dv + key * stride, stride, rows_seeing,
-                          kFromThere);
-  multiply<Layout::kRows>(keys, columns, scratch.ds, kScoreStride, scratch.rows, stride, scratch.dk + key * stride, stride, rows_seeing,
-                          kFromThere);
+  multiply<Layout::kRows>(keys, columns, p, {scratch.d_out, stride}, of_tile(scratch.dv), rows_seeing, kFromThere);
+  multiply<Layout::kRows>(keys, columns, ds, {scratch.rows, stride}, of_tile(scratch.dk), rows_seeing, kFromThere);
   const auto keys_seen = [&](int row, int) { return Depth{0, tile.keys_seen(row + kBlockRows)}; };
-  multiply<Layout::kColumns>(static_cast<int>(round_up(tile.rows, kBlockRows)), columns, scratch.ds, kScoreStride,
-                             scratch.keys + key * stride, stride, scratch.dq, stride, keys_seen, kFromThere);
+  multiply<Layout::kColumns>(static_cast<int>(round_up(tile.rows, kBlockRows)), columns, ds, k, {scratch.dq, stride}, keys_seen,
+                             kFromThere);
 }
 
 // The gradients that the keys of one block receive, and what they give to the rows that see them.
@@ -336,7 +352,7 @@ void backward(const AttentionShape& shape, float scale, HeadView<const float> q,
   const std::int64_t pairs = shape.batch * shape.kv_heads;
   const HeadStrides dense{shape.tokens * shape.heads * d, shape.heads * d, d};
   float* partial = scratch + threads * BackwardScratch::size(d);
-#pragma omp parallel num_threads(threads)
+#pragma omp parallel num_threads(threads) if (worth_threads(shape))
   {
     const BackwardScratch own(d, scratch + omp_get_thread_num() * BackwardScratch::size(d));
     // The first keys are seen by the most rows.

@@ -12,7 +12,7 @@
 namespace stableqat::kernels::inline STABLEQAT_ISA {
 
 inline constexpr int kRowTile = 64;
-inline constexpr int kKeyTile = 64;
+inline constexpr int kKeyTile = 128;
 inline constexpr int kLine = 16;  // floats in a cache line
 // Rows of tiles lie an odd number of lines apart, so that the rows of a column block do not fall into the same cache sets.
 inline constexpr int kScoreStride = kRowTile + kLine;
@@ -35,7 +35,7 @@ struct Causality {
   std::int64_t keys;   // S
 };
 
-// Rows of one key/value head: `group` heads of each token.
+// Rows of one key/value head in memory: `group` heads of each token.
 template <class Float>
 struct Rows {
   Rows(const HeadView<Float>& view, std::int64_t batch, std::int64_t first_head, std::int64_t heads)
@@ -69,8 +69,10 @@ inline void load_rows(const Rows<const float>& rows, std::int64_t first, int cou
   const std::int64_t stride = tile_stride(columns);
   rows.for_each(first, count, [&](int i, const float* row) {
     float* to = tile + i * stride;
-    for (std::int64_t j = 0; j < columns; ++j) to[j] = row[j];
-    for (std::int64_t j = columns; j < stride; ++j) to[j] = 0.0F;
+    std::int64_t j = 0;
+    for (; j + kWidth <= columns; j += kWidth) store(to + j, load<Floats>(row + j));
+    for (; j < columns; ++j) to[j] = row[j];
+    for (; j < stride; ++j) to[j] = 0.0F;
   });
   std::fill(tile + count * stride, tile + padded * stride, 0.0F);
 }
@@ -117,10 +119,10 @@ struct ScoreTile {
 };
 
 // products[key][row] = left[key] . right[row], where any row of the column block sees the key. `right` is transposed.
-inline void score_products(const ScoreTile& tile, const float* left, const float* right, std::int64_t head_size, float* products) {
+inline void score_products(const ScoreTile& tile, Matrix<const float> left, const float* right, std::int64_t head_size, float* products) {
   const auto depth = [&](int key, int row_end) { return Depth{0, key < tile.keys_seen(row_end) ? static_cast<int>(head_size) : 0}; };
   multiply<Layout::kRows>(static_cast<int>(round_up(tile.keys, kBlockRows)), static_cast<int>(round_up(tile.rows, kWidth)), left,
-                          tile_stride(head_size), right, kScoreStride, products, kScoreStride, depth, kFromZero);
+                          {right, kScoreStride}, {products, kScoreStride}, depth, kFromZero);
 }
 
 }  // namespace stableqat::kernels::inline STABLEQAT_ISA

@@ -8,6 +8,6 @@ namespace stableqat::kernels::inline STABLEQAT_ISA {
 
 inline Floats max(Floats a, Floats b) { return a > b ? a : b; }
 
-inline Floats exp2_nonpositive(Floats z) { return exp2_nonpositive_of<Floats, Ints>(z); }
+inline Floats exp2_nonpositive(Floats z) { return exp2_nonpositive_of<Floats, UnsignedInts>(z); }
 
 }  // namespace stableqat::kernels::inline STABLEQAT_ISA
