@@ -1,5 +1,5 @@
 stableqat_test(bench_isolated_test SOURCES unit/bench_isolated_test.cc LINK stableqat::bench)
-stableqat_test(bench_test SOURCES unit/bench_test.cc LINK stableqat::bench)
+stableqat_test(bench_test SOURCES unit/bench_test.cc unit/memory_estimate_test.cc LINK stableqat::bench)
 target_include_directories(bench_test PRIVATE "${PROJECT_SOURCE_DIR}/src")
 
 if(STABLEQAT_BUILD_APPS)

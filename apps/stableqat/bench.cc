@@ -7,6 +7,7 @@
 #include "bench_flags.h"
 #include "commands.h"
 #include "stableqat/bench/bench_kernels.h"
+#include "stableqat/bench/bench_scaling.h"
 
 namespace stableqat::app {
 
@@ -72,6 +73,33 @@ ExitCode run_kernels(const BenchFlags& flags, Console& console) {
   return ExitCode::kDone;
 }
 
+std::string growth(const std::optional<double>& exponent) { return exponent ? fmt::format("{:.2f}", *exponent) : ""; }
+
+ExitCode run_scaling(const BenchFlags& flags, Console& console) {
+  const auto jobs = method_jobs(flags);
+  const auto points = bench::scaling_points(jobs.front().job, flags.max_sequence_length);
+  const auto results = bench::bench_scaling(points, flags.rounds, bench_callbacks(console));
+  console.finish();
+  fmt::print("{:<8} {:>8} {:>9} {:>17} {:>10} {:>8} {:>14} {:>16}\n", "", "", "step s", "min .. max", "tokens/s", "peak GB",
+             "time grows as", "memory grows as");
+  nlohmann::ordered_json rows = nlohmann::ordered_json::array();
+  for (const bench::ScalingResult& r : results) {
+    rows.push_back(bench_row(flags, to_json(r)));
+    if (r.axis == "tokens") rows.back()["sequence_length"] = r.value;
+    if (!r.skipped.empty()) {
+      fmt::print("{:<8} {:>8}  left out: {}\n", r.axis, r.value, r.skipped);
+      continue;
+    }
+    fmt::print("{:<8} {:>8} {:>9.3f} {:>17} {:>10.1f} {:>8.2f} {:>14} {:>16}\n", r.axis, r.value, r.step_seconds.median,
+               fmt::format("{:.3f} .. {:.3f}", r.step_seconds.min, r.step_seconds.max), r.tokens_per_second,
+               static_cast<double>(r.peak_bytes) / kGiga, growth(r.time_exponent), growth(r.memory_exponent));
+  }
+  fmt::print("\nMethod {}; a number p in the last columns: as the first column to the power p, since the line before.\n",
+             jobs.front().name);
+  write_bench_json(flags, rows);
+  return ExitCode::kDone;
+}
+
 std::string mean_and_deviation(const bench::Spread& spread) {
   return fmt::format("{:.1f} +- {:.1f}", spread.mean / kMilli, spread.deviation / kMilli);
 }
@@ -129,6 +157,22 @@ void register_bench(CLI::App& app, Program& program) {
   add_bench_model_flags(efficiency, *efficiency_flags);
   add_bench_method_flags(efficiency, *efficiency_flags);
   add_bench_json_flag(efficiency, *efficiency_flags);
+
+  const auto scaling_flags = std::make_shared<BenchFlags>();
+  scaling_flags->methods = {"stableqat"};
+  scaling_flags->batch = 1;
+  scaling_flags->sequence_length = 512;
+  scaling_flags->rounds = {1, 3};
+  CLI::App& scaling = add_bench_command(bench, program, "scaling", "Time and memory of a step against tokens, layers and width",
+                                        "--shape smollm2-135m --max-seq 4096", scaling_flags, run_scaling);
+  add_bench_model_flags(scaling, *scaling_flags);
+  add_bench_method_flag(scaling, *scaling_flags);
+  scaling
+      .add_option("--max-seq", scaling_flags->max_sequence_length, "Longest sequence; the first has 128 tokens, each next twice as many")
+      ->capture_default_str()
+      ->check(CLI::Range(128, 1 << 20));
+  add_bench_rounds_flags(scaling, *scaling_flags);
+  add_bench_json_flag(scaling, *scaling_flags);
 
   const auto kernel_flags = std::make_shared<BenchFlags>();
   kernel_flags->shape = "smollm2-135m";

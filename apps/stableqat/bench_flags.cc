@@ -20,6 +20,11 @@ void require_model(const BenchFlags& flags) {
   throw stableqat::ConfigError({"--model or --shape", "neither", "one of them", "for example --shape smollm2-135m"});
 }
 
+void add_bits_and_settings(CLI::App& command, BenchFlags& flags) {
+  command.add_option("--bits", flags.bits, "Bits of the quantized weights")->capture_default_str();
+  command.allow_extras();
+}
+
 }  // namespace
 
 void add_bench_model_flags(CLI::App& command, BenchFlags& flags) {
@@ -38,9 +43,13 @@ void add_bench_method_flags(CLI::App& command, BenchFlags& flags) {
                   "Methods to compare, from none, ste, stableqat, dsq, seq; ratios are to the first [none,ste,stableqat,dsq]")
       ->delimiter(',')
       ->type_name("A,B,...");
-  command.add_option("--bits", flags.bits, "Bits of the quantized weights")->capture_default_str();
+  add_bits_and_settings(command, flags);
   add_bench_rounds_flags(command, flags);
-  command.allow_extras();
+}
+
+void add_bench_method_flag(CLI::App& command, BenchFlags& flags) {
+  command.add_option("--method", flags.methods.front(), "none, ste, stableqat, dsq or seq")->capture_default_str();
+  add_bits_and_settings(command, flags);
 }
 
 void add_bench_rounds_flags(CLI::App& command, BenchFlags& flags) {

@@ -17,6 +17,7 @@ struct BenchFlags {
   std::string shape;
   std::int64_t batch = 4;
   std::int64_t sequence_length = 128;
+  std::int64_t max_sequence_length = 8192;
   std::int64_t accumulate = 1;
   std::vector<std::string> methods = {"none", "ste", "stableqat", "dsq"};
   std::string bits = "4";
@@ -30,6 +31,7 @@ struct BenchFlags {
 // The flags write into `flags`, which must outlive the command.
 void add_bench_model_flags(CLI::App& command, BenchFlags& flags);
 void add_bench_method_flags(CLI::App& command, BenchFlags& flags);
+void add_bench_method_flag(CLI::App& command, BenchFlags& flags);  // one method
 void add_bench_rounds_flags(CLI::App& command, BenchFlags& flags);
 void add_bench_json_flag(CLI::App& command, BenchFlags& flags);
 

@@ -58,6 +58,12 @@ TrainingSubject::TrainingSubject(const TrainingJob& job) : config_(job.config) {
 
 int TrainingSubject::threads() const { return at::get_num_threads(); }
 
+std::int64_t TrainingSubject::tensor_bytes_of_step() {
+  observer_.reset_peak();
+  step();
+  return observer_.peak_tensor_bytes();
+}
+
 double TrainingSubject::check() {
   return checked_step(*model_, *step_, batches_.front(), train_step_options(config_.train), config_.train.learning_rate);
 }
@@ -88,8 +94,8 @@ StepParts TrainingSubject::step_parts() {
   return parts;
 }
 
-void TrainingSubject::forget_gradients() {
-  for (QuantizedWeight& weight : model_->weights()) weight.take_gradient();
+void TrainingSubject::map_and_forget_gradients() {
+  for (QuantizedWeight& weight : model_->weights()) weight.map_gradient();
   model_->model().visit_parameters([](const std::string&, ParameterRole, at::Tensor& value) { value.mutable_grad() = at::Tensor(); });
 }
 
@@ -107,7 +113,7 @@ PassCost TrainingSubject::pass() {
   const Stopwatch backward;
   const HeadLoss loss = head_forward_backward(model_->model(), hidden.detach(), ids, 1.0);
   hidden.backward(loss.hidden_gradient);
-  forget_gradients();  // after the surrogate has mapped them
+  map_and_forget_gradients();
   cost.backward_seconds = backward.seconds();
   cost.backward_bytes = observer_.peak_tensor_bytes();
   if (!std::isfinite(loss.loss)) {

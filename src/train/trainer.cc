@@ -14,10 +14,12 @@
 #include <vector>
 
 #include "stableqat/base/error.h"
+#include "stableqat/base/memory.h"
 #include "stableqat/eval/perplexity.h"
 #include "stableqat/models/model_source.h"
 #include "stableqat/tokenizer/tokenizer.h"
 #include "stableqat/train/checkpoint.h"
+#include "stableqat/train/memory_estimate.h"
 #include "stableqat/train/metrics.h"
 #include "stableqat/train/schedule.h"
 #include "stableqat/train/settings.h"
@@ -282,6 +284,16 @@ void make_output_dir(const fs::path& directory) {
   }
 }
 
+void report(const MemoryEstimate& estimate, const LogCallback& log) {
+  if (!log) return;
+  log(LogLevel::kInfo, "memory, estimated: " + describe(estimate));
+  const std::uint64_t available = available_memory() + resident_memory();
+  if (available < estimate.total()) {
+    log(LogLevel::kWarning,
+        "only " + gigabytes(available) + " are available; train.recompute block and a smaller train.micro_batch_size take less");
+  }
+}
+
 }  // namespace
 
 TrainOutcome train(const TrainConfig& config, const TrainerCallbacks& callbacks) {
@@ -292,15 +304,20 @@ TrainOutcome train(const TrainConfig& config, const TrainerCallbacks& callbacks)
     if (callbacks.log) callbacks.log(LogLevel::kInfo, notice);
   }
   quantization_settings(config.quantization);  // refuses bad settings before anything is read
-  const auto source = ModelSource::open(config.model.path);
+  auto source = ModelSource::open(config.model.path);
   const Tokenizer tokenizer = Tokenizer::open(config.model.path);
   make_output_dir(config.train.output_dir);
   const fs::path cache = fs::path(config.train.output_dir) / "tokens" / "train";
   const TokenEncoder encoder = model_encoder(tokenizer, source->config().vocab_size);
   auto tokens = open_training_tokens(config.data, encoder, cache, callbacks.log, callbacks.progress, callbacks.stop);
   if (!tokens) return TrainOutcome::kInterrupted;
+  const MemoryEstimate estimate = estimate_memory(source->config(), config, resident_memory());
+  report(estimate, callbacks.log);
   Run run(config, callbacks, *source, tokenizer, std::move(tokens), types);
-  return run.run();
+  source.reset();  // a mapped model file counts as memory of this process
+  const TrainOutcome outcome = run.run();
+  if (callbacks.log) callbacks.log(LogLevel::kInfo, describe_peak(peak_memory(), estimate));
+  return outcome;
 }
 
 }  // namespace stableqat

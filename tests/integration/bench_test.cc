@@ -99,12 +99,37 @@ TEST_F(BenchTest, KernelsAreComparedWithTheMachinesRates) {
   EXPECT_TRUE(has_memory && has_arithmetic);
 }
 
+TEST_F(BenchTest, ScalingFollowsThreeAxes) {
+  const Result result = bench("scaling --shape tiny --seq 32 --max-seq 256 --warmup 0 --repeats 1 --json o.json");
+  ASSERT_EQ(result.code, 0) << result.err;
+  std::string points;
+  for (const nlohmann::json& row : rows("o.json")) {
+    points += row.at("axis").get<std::string>() + " " + std::to_string(row.at("value").get<int>()) + "\n";
+    EXPECT_GT(row.at("step_seconds").get<double>(), 0);
+    EXPECT_GT(row.at("peak_bytes").get<double>(), 1e7);
+    EXPECT_GT(row.at("estimated_peak_bytes").get<double>(), 1e7);
+    const bool is_first = row.at("value") == (row.at("axis") == "tokens" ? 128 : row.at("axis") == "layers" ? 1 : 32);
+    EXPECT_EQ(row.contains("time_exponent"), !is_first) << row;
+  }
+  EXPECT_EQ(points, "tokens 128\ntokens 256\nlayers 1\nlayers 2\nlayers 4\nhidden 32\nhidden 64\nhidden 128\n");
+}
+
+TEST_F(BenchTest, WhatDoesNotFitIntoMemoryIsToldBefore) {
+  const Result step = bench("step --shape llama-3.2-3b --batch 64 --seq 8192 --methods stableqat");
+  EXPECT_EQ(step.code, 4);
+  EXPECT_NE(step.err.find("--train.recompute block"), std::string::npos) << step.err;
+  const Result scaling = bench("scaling --shape tiny --batch 1000000 --max-seq 128 --warmup 0 --repeats 1 --json o.json");
+  ASSERT_EQ(scaling.code, 0) << scaling.err;
+  EXPECT_NE(scaling.out.find("left out: needs about"), std::string::npos) << scaling.out;
+  EXPECT_TRUE(rows("o.json")[0].contains("skipped"));
+}
+
 TEST_F(BenchTest, WrongUseIsTwoAndOneLine) {
   for (const char* arguments :
        {"", "stp", "step", "step --shape tiny --model x", "step --shape tinny", "step --shape tiny --batch 0", "step --shape tiny --seq 1",
         "step --shape tiny --methods ste,nonne", "step --shape tiny --bits 5", "step --shape tiny --repeats 0",
         "step --shape tiny --train.recompue block", "efficiency --shape tiny --accumulate 2", "kernels --shape tiny --kernels nothing",
-        "kernels --shape tiny --bits 4"}) {
+        "kernels --shape tiny --bits 4", "scaling --shape tiny --max-seq 64"}) {
     const Result result = bench(arguments);
     EXPECT_EQ(result.code, 2) << arguments;
     EXPECT_EQ(result.out, "") << arguments;
@@ -116,7 +141,7 @@ TEST_F(BenchTest, WrongUseIsTwoAndOneLine) {
 }
 
 TEST_F(BenchTest, HelpTeaches) {
-  for (const char* command : {"step", "efficiency", "kernels"}) {
+  for (const char* command : {"step", "efficiency", "kernels", "scaling"}) {
     const Result result = bench(std::string(command) + " --help");
     EXPECT_EQ(result.code, 0);
     EXPECT_NE(result.out.find("Example:\n  stableqat bench " + std::string(command) + " --shape "), std::string::npos) << result.out;

@@ -38,9 +38,11 @@ struct StepResult {
   double forward_seconds = 0.0;  // medians
   double backward_seconds = 0.0;
   double update_seconds = 0.0;
-  StepParts parts;               // of one step after the timed ones
-  std::uint64_t peak_bytes = 0;  // resident memory of the method's process, the check left out where the system allows
-  double loss = 0.0;             // before the first step
+  StepParts parts;                    // of one step after the timed ones
+  std::uint64_t peak_bytes = 0;       // resident memory of the method's process, the check left out where the system allows
+  std::uint64_t estimated_bytes = 0;  // what estimate_memory() said before
+  bool in_turns = true;               // false: memory did not suffice for all methods at once, so they ran one after the other
+  double loss = 0.0;                  // before the first step
   double gemm_flops_per_second = 0.0;
   double model_flops_per_step = 0.0;  // products with weights; attention is not counted
   double model_flops_share = 0.0;     // model_flops_per_step / median step / gemm_flops_per_second
@@ -58,6 +60,7 @@ struct EfficiencyResult {
   std::int64_t forward_bytes = 0;  // most tensor memory alive in the phase
   std::int64_t backward_bytes = 0;
   std::uint64_t peak_bytes = 0;  // resident memory of the method's process
+  bool in_turns = true;          // as above
 };
 
 // The paper's cost table: forward and backward passes without optimizer; see PassCost. Errors as bench_step.

@@ -74,8 +74,11 @@ class TrainingSubject {
 
   int threads() const;
 
+  // Runs a step; the most bytes that tensors took in it, weights and optimizer state included.
+  std::int64_t tensor_bytes_of_step();
+
  private:
-  void forget_gradients();
+  void map_and_forget_gradients();
 
   RunObserver observer_;  // first, so that it sees all memory
   TrainConfig config_;

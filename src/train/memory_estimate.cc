@@ -1,0 +1,163 @@
+#include "stableqat/train/memory_estimate.h"
+
+#include <algorithm>
+#include <cstdio>
+#include <optional>
+
+#include "stableqat/models/quantized_model.h"
+#include "stableqat/train/settings.h"
+
+namespace stableqat {
+
+namespace {
+
+constexpr std::int64_t kHeadRows = 256;  // a chunk of the head
+
+// Activations that the plain forms keep / those that the kernels keep, as observed; bfloat16's norms keep float32 copies.
+double plain_form_factor(at::ScalarType compute) {
+  if (compute == at::kFloat) return 1.0;
+  return compute == at::kDouble ? 1.3 : 1.8;
+}
+
+struct Matrix {
+  const char* name;
+  std::int64_t rows;
+  std::int64_t columns;
+};
+
+// Of a decoder block.
+std::vector<Matrix> matrices(const ModelConfig& model) {
+  const std::int64_t c = model.hidden_size;
+  const std::int64_t f = model.intermediate_size;
+  const std::int64_t q = model.num_attention_heads * model.head_dim;
+  const std::int64_t kv = model.num_key_value_heads * model.head_dim;
+  return {{"self_attn.q_proj", q, c}, {"self_attn.k_proj", kv, c}, {"self_attn.v_proj", kv, c}, {"self_attn.o_proj", c, q},
+          {"mlp.gate_proj", f, c},    {"mlp.up_proj", f, c},       {"mlp.down_proj", c, f}};
+}
+
+struct Counts {
+  std::int64_t linear = 0;     // weights of the blocks' matrices
+  std::int64_t quantized = 0;  // those that are quantized
+  std::int64_t scales = 0;
+  std::int64_t vectors = 0;  // norms and biases
+  std::int64_t embedding = 0;
+  std::int64_t head = 0;  // when it is not the embedding
+
+  std::int64_t parameters() const { return linear + vectors + embedding + head; }
+};
+
+Counts count(const ModelConfig& model, const std::optional<QuantizationSettings>& settings) {
+  Counts counts;
+  const auto add = [&](const std::string& name, std::int64_t rows, std::int64_t columns, std::int64_t& sum) {
+    sum += rows * columns;
+    if (!settings || !settings->layers.selects(name)) return;
+    counts.quantized += rows * columns;
+    counts.scales += rows * (settings->spec.group_size > 0 ? columns / settings->spec.group_size : 1);
+  };
+  const std::int64_t q = model.num_attention_heads * model.head_dim;
+  const std::int64_t kv = model.num_key_value_heads * model.head_dim;
+  for (std::int64_t layer = 0; layer < model.num_hidden_layers; ++layer) {
+    const std::string prefix = "model.layers." + std::to_string(layer) + ".";
+    for (const Matrix& matrix : matrices(model)) add(prefix + matrix.name, matrix.rows, matrix.columns, counts.linear);
+    counts.vectors += 2 * model.hidden_size;
+    if (model.attention_qkv_bias) counts.vectors += q + 2 * kv;
+    if (model.attention_output_bias) counts.vectors += model.hidden_size;
+    if (model.qk_norm) counts.vectors += 2 * model.head_dim;
+  }
+  counts.vectors += model.hidden_size;
+  counts.embedding = model.vocab_size * model.hidden_size;
+  if (!model.tie_word_embeddings) add("lm_head", model.vocab_size, model.hidden_size, counts.head);
+  return counts;
+}
+
+// Bytes that one row (token) of a block keeps from forward to backward: inputs of norms, of products, of attention and of the gate.
+// Products of integers keep their input as 16-bit integers.
+double block_bytes_per_row(const ModelConfig& model, double element, bool integer_products) {
+  const auto c = static_cast<double>(model.hidden_size);
+  const auto f = static_cast<double>(model.intermediate_size);
+  const auto q = static_cast<double>(model.num_attention_heads * model.head_dim);
+  const auto kv = static_cast<double>(model.num_key_value_heads * model.head_dim);
+  const double norms = 2 * c + (model.qk_norm ? q + kv : 0);
+  const double attention = 2 * q + 2 * kv + static_cast<double>(model.num_attention_heads);  // q, out, k, v, log-sums
+  const double gate = 2 * f;
+  const double products = integer_products ? 2 * (2 * c + q + f) : element * (2 * c + f);  // attention's out is kept above already
+  return element * (norms + attention + gate) + products;
+}
+
+std::uint64_t bytes(double value) { return static_cast<std::uint64_t>(value); }
+
+}  // namespace
+
+std::uint64_t MemoryEstimate::total() const {
+  std::uint64_t sum = 0;
+  for (const Part& part : parts) sum += part.bytes;
+  return sum;
+}
+
+MemoryEstimate estimate_memory(const ModelConfig& model, const TrainConfig& config, std::uint64_t process) {
+  const auto settings = quantization_settings(config.quantization);
+  std::vector<std::string> notices;
+  const NumericTypes types = numeric_types(config.train.precision, config.train.compute, notices);
+  const Counts counts = count(model, settings);
+  const auto master = static_cast<double>(at::elementSize(types.master));
+  const auto element = static_cast<double>(at::elementSize(types.compute));
+  const bool integer_products = types.integer_products && settings && settings->spec.group_size == 0;
+  const bool has_kernels = types.compute == at::kFloat;
+
+  const auto parameters = static_cast<double>(counts.parameters());
+  const double scales = static_cast<double>(counts.scales);
+  const double copies =
+      types.compute == types.master ? 0 : element * static_cast<double>(counts.linear + std::max(counts.head, counts.embedding));
+  const double quantized = static_cast<double>(counts.quantized) * (1 + master) + 2 * scales * master;
+
+  const auto rows = static_cast<double>(config.train.micro_batch_size * config.data.sequence_length);
+  const auto width = static_cast<double>(model.hidden_size);
+  const auto layers = static_cast<double>(model.num_hidden_layers);
+  const double block = rows * block_bytes_per_row(model, element, integer_products) * plain_form_factor(types.compute);
+  const double edges = 3 * rows * width * element;  // embedding, input of the last norm, its output
+  const double blocks = config.train.recompute == TrainConfig::Recompute::kBlock ? block + layers * rows * width * element : layers * block;
+
+  // The head's chunk of logits and its gradients come and go before backward takes its own temporaries: the larger of the two counts.
+  const double logits = std::min(rows, static_cast<double>(kHeadRows)) * static_cast<double>(model.vocab_size) * std::max(element, 4.0);
+  const double head = logits * (has_kernels ? 1 : 2) + 3 * rows * width * element;
+  const double backward = rows * element * (2 * static_cast<double>(model.intermediate_size) + 4 * width);
+
+  MemoryEstimate estimate;
+  const auto add = [&estimate](const char* name, double size) {
+    if (size > 0) estimate.parts.push_back({name, bytes(size)});
+  };
+  add("process", static_cast<double>(process));
+  add("weights", parameters * master + copies);
+  add("quantized weights", quantized);
+  add("gradients", (parameters + scales) * master);
+  add("moments", 2 * (parameters + scales) * master);
+  add("activations", blocks + edges);
+  add("head", std::max(head, backward));
+  if (config.distillation.weight > 0) add("teacher", parameters * master + copies + logits);
+  return estimate;
+}
+
+std::string gigabytes(std::uint64_t size) {
+  char text[32];
+  std::snprintf(text, sizeof(text), "%.2f GB", static_cast<double>(size) / 1e9);
+  return text;
+}
+
+std::string describe(const MemoryEstimate& estimate) {
+  std::string text = gigabytes(estimate.total());
+  const char* separator = ": ";
+  for (const MemoryEstimate::Part& part : estimate.parts) {
+    text += separator + part.name + " " + gigabytes(part.bytes);
+    separator = ", ";
+  }
+  return text;
+}
+
+std::string describe_peak(std::uint64_t measured, const MemoryEstimate& estimate) {
+  const auto total = static_cast<double>(estimate.total());
+  char difference[32];
+  std::snprintf(difference, sizeof(difference), "%+.0f %%", 100 * (static_cast<double>(measured) / total - 1));
+  return "memory, peak: " + gigabytes(measured) + ", " + difference + " of the estimate";
+}
+
+}  // namespace stableqat
