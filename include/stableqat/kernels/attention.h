@@ -28,8 +28,8 @@ struct AttentionKernels {
                   HeadView<float> out, float* lse, float* scratch, int threads);
   std::int64_t (*forward_scratch)(const AttentionShape& shape, int threads);
 
-  // Gradients of q, k and v from d_out, that of out. `out` and `lse` are forward's results; the scores are computed again. The scratch holds
-  // partial sums of dq, up to three times its size, so that keys can be shared by threads too.
+  // Gradients of q, k and v from d_out, that of out. `out` and `lse` are forward's results; the scores are computed again. The scratch
+  // holds partial sums of dq, up to three times its size, so that keys can be shared by threads too.
   void (*backward)(const AttentionShape& shape, float scale, HeadView<const float> q, HeadView<const float> k, HeadView<const float> v,
                    HeadView<const float> out, const float* lse, HeadView<const float> d_out, HeadView<float> dq, HeadView<float> dk,
                    HeadView<float> dv, float* scratch, int threads);
