@@ -16,4 +16,7 @@ stableqat_test(
           unit/quant_scale_init_test.cc
           unit/quant_spec_test.cc
           unit/quant_surrogate_test.cc
+          unit/quant_update_test.cc
   LINK quantizer_cases)
+# Its reference must not contract to fused multiply-add where the target has it: the kernels do not.
+set_source_files_properties(unit/quant_update_test.cc PROPERTIES COMPILE_OPTIONS -ffp-contract=off)

@@ -74,7 +74,7 @@ void row_magnitudes(std::int64_t rows, std::int64_t columns, const T* weight, T*
 template <class T>
 void search_scale(const QuantRule& rule, std::int64_t rows, std::int64_t columns, const T* weight, int candidates, T* scale) {
   const T steps_per_scale = static_cast<T>(rule.steps_per_scale);
-  dispatch(rule, [&]<Rounding kRounding, Slope>() {
+  with_rounding(rule, [&]<Rounding kRounding>() {
     const QuantElement<T, kRounding> element(rule);
 #pragma omp parallel for schedule(static) if (worth_sharing(rows, columns))
     for (std::int64_t row = 0; row < rows; ++row) {

@@ -10,6 +10,7 @@
 #include <optional>
 #include <vector>
 
+#include "quant_settings.h"
 #include "quantizer_cases.h"
 #include "stableqat/kernels/quant_math.h"
 #include "stableqat/kernels/ref/fake_quantize.h"
@@ -22,26 +23,11 @@ namespace {
 
 using golden::draw;
 
-struct Setting {
-  QuantizerKind kind;
-  int bits;
-  Surrogate surrogate;
-};
+using testing::all_quant_settings;
+using testing::QuantSetting;
 
-std::vector<Setting> all_settings() {
-  std::vector<Setting> settings;
-  for (const Surrogate& surrogate : {Surrogate(), Surrogate::fourier(0.21), Surrogate::fourier(0.21, 2)}) {
-    for (const int bits : {0, 1, 2, 3, 4, 8}) settings.push_back({QuantizerKind::kLsq, bits, surrogate});
-    for (const int bits : {0, 1, 2, 3, 4}) settings.push_back({QuantizerKind::kSeq, bits, surrogate});
-  }
-  for (const int bits : {0, 2, 3, 4, 8}) settings.push_back({QuantizerKind::kDsq, bits, Surrogate()});
-  return settings;
-}
-
-std::string describe(const Setting& setting, at::IntArrayRef shape) {
-  return "kind " + std::to_string(static_cast<int>(setting.kind)) + ", " + std::to_string(setting.bits) + " bits, " +
-         std::to_string(setting.surrogate.amplitudes().size()) + " amplitudes, " + std::to_string(shape[0]) + " x " +
-         std::to_string(shape[1]);
+std::string describe(const QuantSetting& setting, at::IntArrayRef shape) {
+  return testing::describe(setting) + ", " + std::to_string(shape[0]) + " x " + std::to_string(shape[1]);
 }
 
 struct Pass {
@@ -95,8 +81,8 @@ void expect_same(const Pass& found, const Pass& expected, const at::Tensor& w, c
 }
 
 TEST(Kernels, AgreeWithAutogradForEverySettingTypeAndRemainder) {
-  for (const Setting& setting : all_settings()) {
-    for (const std::int64_t columns : {1, 7, 16, 31, 33, 100}) {
+  for (const QuantSetting& setting : all_quant_settings()) {
+    for (const std::int64_t columns : {1, 7, 16, 31, 33, 100, 130}) {
       for (const auto type : {at::kFloat, at::kDouble}) {
         for (const bool fp16 : {false, true}) {
           const QuantizerSpec spec{.kind = setting.kind, .bits = setting.bits, .surrogate = setting.surrogate, .fp16_scales = fp16};
@@ -112,7 +98,7 @@ TEST(Kernels, AgreeWithAutogradForEverySettingTypeAndRemainder) {
 }
 
 TEST(Kernels, GroupsAreRowsOfTheReshapedWeight) {
-  for (const Setting& setting : all_settings()) {
+  for (const QuantSetting& setting : all_quant_settings()) {
     for (const std::int64_t size : {32, 64, 128}) {
       QuantizerSpec grouped{.kind = setting.kind, .bits = setting.bits, .surrogate = setting.surrogate, .group_size = size};
       QuantizerSpec rows = grouped;
@@ -132,7 +118,7 @@ TEST(Kernels, GroupsAreRowsOfTheReshapedWeight) {
 
 TEST(Kernels, GiveTheSameBitsForAnyNumberOfThreads) {
   const int threads = omp_get_max_threads();
-  for (const Setting& setting : all_settings()) {
+  for (const QuantSetting& setting : all_quant_settings()) {
     if (setting.bits > 1 && setting.bits != 3) continue;  // other widths differ in constants only
     const QuantizerSpec spec{
         .kind = setting.kind, .bits = setting.bits, .surrogate = setting.surrogate, .group_size = 32, .scale_init = ScaleInit::kMse};

@@ -11,13 +11,8 @@
 
 #include "stableqat/base/half.h"
 #include "stableqat/base/isa_namespace.h"
+#include "stableqat/kernels/host_device.h"
 #include "stableqat/kernels/quant_rule.h"
-
-#ifdef __CUDACC__
-#define STABLEQAT_HOST_DEVICE __host__ __device__
-#else
-#define STABLEQAT_HOST_DEVICE
-#endif
 
 namespace stableqat::kernels {
 inline namespace STABLEQAT_ISA {
@@ -68,26 +63,47 @@ STABLEQAT_HOST_DEVICE inline double cos_pi<double>(double u) {
 template <>
 STABLEQAT_HOST_DEVICE inline float cos_pi<float>(float u) {
   const float z = u * u;
-  float sum = -0.02442069997816229f;
-  sum = sum * z + 0.2349539256681429f;
-  sum = sum * z - 1.335216104877859f;
-  sum = sum * z + 4.058709599760349f;
-  sum = sum * z - 4.9348021560877555f;
-  return sum * z + 1.0f;
+  const float z2 = z * z;  // Estrin's scheme: short chains of dependent operations
+  const float low = (1.0f - 4.9348021560877555f * z) + z2 * (4.058709599760349f - 1.335216104877859f * z);
+  return low + z2 * z2 * (0.2349539256681429f - 0.02442069997816229f * z);
 }
 
-// 2^z for z in [-1000, 0] (double) or [-120, 0] (float): the Taylor series of 2^f on [-1/2, 1/2], shifted by round(z).
+// 2^f on [-1/2, 1/2], 1 at 0. Float: minimax (Remez exchange), 2e-9 before rounding; double: the Taylor series, 1e-17 before rounding.
+template <class T>
+STABLEQAT_HOST_DEVICE inline T exp2_fraction(T f);
+
+template <>
+STABLEQAT_HOST_DEVICE inline double exp2_fraction<double>(double f) {
+  const double argument = f * 0.69314718055994530942;
+  double sum = 1.0;
+  for (int k = 13; k > 0; --k) sum = sum * (argument * (1.0 / k)) + 1.0;
+  return sum;
+}
+
+template <>
+STABLEQAT_HOST_DEVICE inline float exp2_fraction<float>(float f) {
+  const float f2 = f * f;  // Estrin's scheme
+  const float low = (1.0f + 0.6931472057372674f * f) + f2 * (0.24022646890634453f + 0.05550328776965761f * f);
+  const float high = (0.009618488957094495f + 0.001339993121907509f * f) + f2 * 0.00015345812006837918f;
+  return low + f2 * f2 * high;
+}
+
+// 2^z for z in [-1000, 0] (double) or [-120, 0] (float): 2^(z - round(z)), shifted by round(z).
 template <class T>
 STABLEQAT_HOST_DEVICE inline T exp2_negative(T z) {
   using Bits = std::conditional_t<sizeof(T) == 8, std::uint64_t, std::uint32_t>;
-  constexpr int kTerms = sizeof(T) == 8 ? 13 : 8;
   constexpr int kMantissaBits = std::numeric_limits<T>::digits - 1;
   const T shifted = z + kRoundingMagic<T>;  // its lowest bits are round(z) in two's complement
-  const T argument = (z - (shifted - kRoundingMagic<T>)) * T(0.69314718055994530942);
-  T sum = T(1);
-  for (int k = kTerms; k > 0; --k) sum = sum * (argument * (T(1) / T(k))) + T(1);
-  const Bits power = (std::bit_cast<Bits>(shifted) << kMantissaBits) + std::bit_cast<Bits>(T(1));
-  return sum * std::bit_cast<T>(power);
+  const T fraction = exp2_fraction(z - (shifted - kRoundingMagic<T>));
+  return std::bit_cast<T>(std::bit_cast<Bits>(fraction) + (std::bit_cast<Bits>(shifted) << kMantissaBits));
+}
+
+// value, negated if `sign` is negative; no branch, no select.
+template <class T>
+STABLEQAT_HOST_DEVICE inline T flip_by_sign(T sign, T value) {
+  using Bits = std::conditional_t<sizeof(T) == 8, std::uint64_t, std::uint32_t>;
+  constexpr Bits kSignBit = Bits(1) << (8 * sizeof(T) - 1);
+  return std::bit_cast<T>(std::bit_cast<Bits>(value) ^ (std::bit_cast<Bits>(sign) & kSignBit));
 }
 
 // The nearest fp16 value of a positive number, ties to even; at most 65504. The result is exact in T.
@@ -98,7 +114,11 @@ STABLEQAT_HOST_DEVICE inline T round_to_half(T value) {
 }
 
 // What has to be known when a loop is compiled for it to be vectorized.
-enum class Rounding { kNearest, kSign };
+enum class Rounding {
+  kInteger,  // code = round(x): LSQ, DSQ
+  kAffine,   // the general form of QuantRule: SEQ
+  kSign
+};
 enum class Slope { kStraightThrough, kOneTerm, kFourier };  // by the number of amplitudes: 0, 1, any
 
 // A quantizer's element functions in arithmetic type T (float or double). Pass it by value: loops keep its members in registers.
@@ -114,11 +134,11 @@ class QuantElement {
         code_factor_(T(rule.code_factor)),
         code_offset_(T(rule.code_offset)),
         steps_per_scale_(T(rule.steps_per_scale)),
+        scales_per_step_(T(1) / T(rule.steps_per_scale)),
         mask_low_(T(rule.mask_low)),
         mask_high_(T(rule.mask_high)),
         edge_low_(T(rule.edge_low)),
-        edge_high_(T(rule.edge_high)),
-        amplitude_count_(rule.amplitude_count) {
+        edge_high_(T(rule.edge_high)) {
     for (int m = 0; m < kMaxAmplitudes; ++m) amplitudes_[m] = T(rule.amplitudes[m]);
   }
 
@@ -135,11 +155,21 @@ class QuantElement {
     return half_scales_ ? step(scale) * steps_per_scale_ : floored;
   }
 
-  // The integer code of x = w / scale, as a T. NaN takes the lowest code.
-  STABLEQAT_HOST_DEVICE T code(T x) const {
-    if constexpr (kRounding == Rounding::kSign) return x >= T(0) ? T(1) : T(-1);
-    return round_half_even(clamp(x, clip_low_, clip_high_) * levels_ - shift_) * code_factor_ + code_offset_;
+  // x = w / scale on the grid, as a T: its integer code, and its distance from the rounded value in steps, in [-1/2, 1/2]. Beyond the ends
+  // of the grid as at the end. NaN takes the lowest code.
+  struct Rounded {
+    T code;
+    T distance;
+  };
+  STABLEQAT_HOST_DEVICE Rounded round(T x) const {
+    const T clipped = clamp(x, clip_low_, clip_high_);
+    const T v = kRounding == Rounding::kAffine ? clipped * levels_ - shift_ : clipped;
+    const T rounded = round_half_even(v);
+    if constexpr (kRounding == Rounding::kSign) return {x >= T(0) ? T(1) : T(-1), v - rounded};
+    if constexpr (kRounding == Rounding::kInteger) return {rounded, v - rounded};
+    return {rounded * code_factor_ + code_offset_, v - rounded};
   }
+  STABLEQAT_HOST_DEVICE T code(T x) const { return round(x).code; }
 
   STABLEQAT_HOST_DEVICE bool inside(T x) const { return x >= mask_low_ && x <= mask_high_; }
 
@@ -147,12 +177,11 @@ class QuantElement {
   STABLEQAT_HOST_DEVICE T pass(T x) const { return inside(x) ? T(1) : T(0); }
   STABLEQAT_HOST_DEVICE T clamp_to_mask(T x) const { return clamp(x, mask_low_, mask_high_); }
 
-  // g(x), the surrogate for d x_q / d x. For x inside the mask.
+  // g, the surrogate for d x_q / d x inside the mask, from the distance to the rounded value.
   template <Slope kSlope>
-  STABLEQAT_HOST_DEVICE T slope(T x) const {
+  STABLEQAT_HOST_DEVICE T slope(T distance) const {
     if constexpr (kSlope == Slope::kStraightThrough) return T(1);
-    const T v = x * levels_ - shift_;
-    const T sum = fourier_sum<kSlope>(cos_pi(v - round_half_even(v)));
+    const T sum = fourier_sum<kSlope>(cos_pi(distance));
     return (T(1) - sum) / (T(1) + sum);
   }
 
@@ -160,8 +189,9 @@ class QuantElement {
   // linear in the scale.
   STABLEQAT_HOST_DEVICE T scale_slope(T x, T code_of_x) const {
     if constexpr (kRounding == Rounding::kSign) return code_of_x;
+    if constexpr (kRounding == Rounding::kInteger) return code_of_x - (inside(x) ? x : T(0));  // the edges are the outermost codes
     const T outside = x < mask_low_ ? edge_low_ : edge_high_;
-    return inside(x) ? code_of_x / steps_per_scale_ - x : outside;
+    return inside(x) ? code_of_x * scales_per_step_ - x : outside;
   }
 
  private:
@@ -173,7 +203,7 @@ class QuantElement {
     T previous = cosine;  // cos(-pi u)
     T current = cosine;
     T sum = T(0);
-    for (int m = 0; m < amplitude_count_; ++m) {
+    for (int m = 0; m < kMaxAmplitudes; ++m) {  // a fixed number, so that the loop around is vectorized; the rest are zeros
       sum += amplitudes_[m] * current;
       const T next = twice_cos_2 * current - previous;
       previous = current;
@@ -186,22 +216,23 @@ class QuantElement {
   T clip_low_, clip_high_;
   T levels_, shift_;
   T code_factor_, code_offset_;
-  T steps_per_scale_;
+  T steps_per_scale_, scales_per_step_;
   T mask_low_, mask_high_;
   T edge_low_, edge_high_;
-  int amplitude_count_;
   T amplitudes_[kMaxAmplitudes] = {};
 };
 
-// Calls function.operator()<kRounding, kSlope>() with the compile-time choices of `rule`.
+// Whether Rounding::kInteger holds: v = x, code = q, step = scale, and the edges are the outermost codes.
+STABLEQAT_HOST_DEVICE inline bool is_integer(const QuantRule& rule) {
+  return rule.levels == 1 && rule.shift == 0 && rule.code_factor == 1 && rule.code_offset == 0 && rule.steps_per_scale == 1 &&
+         rule.edge_low == rule.clip_low && rule.edge_high == rule.clip_high;
+}
+
+// Calls function.operator()<kRounding>() with the compile-time choice of `rule`.
 template <class Function>
-decltype(auto) dispatch(const QuantRule& rule, Function&& function) {
-  const auto by_slope = [&]<Rounding kRounding>() {
-    if (rule.amplitude_count == 0) return function.template operator()<kRounding, Slope::kStraightThrough>();
-    if (rule.amplitude_count == 1) return function.template operator()<kRounding, Slope::kOneTerm>();
-    return function.template operator()<kRounding, Slope::kFourier>();
-  };
-  return rule.is_sign ? by_slope.template operator()<Rounding::kSign>() : by_slope.template operator()<Rounding::kNearest>();
+decltype(auto) with_rounding(const QuantRule& rule, Function&& function) {
+  if (rule.is_sign) return function.template operator()<Rounding::kSign>();
+  return is_integer(rule) ? function.template operator()<Rounding::kInteger>() : function.template operator()<Rounding::kAffine>();
 }
 
 // DSQ's soft staircase in the unit interval that holds x: (tanh(k (x - m)) / (1 - alpha) + 1) / 2, k = log(2 / alpha - 1), m the middle.
@@ -215,10 +246,13 @@ class SoftStaircase {
 
   STABLEQAT_HOST_DEVICE explicit SoftStaircase(T alpha) {
     const T a = clamp(alpha, T(kMinAlpha), T(kMaxAlpha));
-    stretch_ = T(1) / (T(1) - a);
-    sharpness_ = std::log(T(2) / a - T(1));
-    sharpness_slope_ = T(-2) / (a * (T(2) - a));
-    decay_ = T(-2 * 1.44269504088896340736) * sharpness_;  // exp(-2 k |d|) = 2^(decay |d|)
+    const T stretch = T(1) / (T(1) - a);
+    const T sharpness = std::log(T(2) / a - T(1));        // k
+    const T sharpness_slope = T(-2) / (a * (T(2) - a));   // d k / d alpha
+    decay_ = T(-2 * 1.44269504088896340736) * sharpness;  // exp(-2 k |d|) = 2^(decay |d|)
+    x_factor_ = T(2) * stretch * sharpness;
+    tanh_factor_ = T(-0.5) * stretch * stretch;
+    slope_factor_ = T(-2) * stretch * sharpness_slope;
   }
 
   struct Slopes {
@@ -226,24 +260,86 @@ class SoftStaircase {
     T alpha;  // d staircase / d alpha
   };
 
-  STABLEQAT_HOST_DEVICE Slopes slopes(T x) const {
-    const T offset = x - round_half_even(x);  // exact; x lies 1/2 - |offset| from the middle, on the other side
-    const T sign = offset < T(0) ? T(1) : T(-1);
-    const T magnitude = T(0.5) + sign * offset;
+  // `distance` = x - round(x), in [-1/2, 1/2]: x lies 1/2 - |distance| from the middle, on the other side.
+  STABLEQAT_HOST_DEVICE Slopes slopes(T distance) const {
+    const T magnitude = T(0.5) - std::abs(distance);
     const T decayed = exp2_negative(decay_ * magnitude);
     const T inverse = T(1) / (T(1) + decayed);
-    const T tanh = (T(1) - decayed) * inverse;  // of k |d|
-    const T tanh_slope = T(4) * decayed * inverse * inverse;
-    return {T(0.5) * stretch_ * sharpness_ * tanh_slope,
-            sign * (T(0.5) * stretch_ * (stretch_ * tanh + tanh_slope * magnitude * sharpness_slope_))};
+    const T tanh = (T(1) - decayed) * inverse;            // of k |d|
+    const T quarter_slope = decayed * inverse * inverse;  // (1 - tanh^2) / 4
+    const T alpha = tanh_factor_ * tanh + slope_factor_ * magnitude * quarter_slope;
+    return {x_factor_ * quarter_slope, flip_by_sign(distance, alpha)};
   }
 
  private:
-  T stretch_;
-  T sharpness_;        // k
-  T sharpness_slope_;  // d k / d alpha
+  // They hold the 4 that quarter_slope lacks; those of alpha's slope are negative, as they apply on the far side of the middle.
   T decay_;
+  T x_factor_;
+  T tanh_factor_, slope_factor_;
 };
+
+// Gradients of one element from the incoming gradient of w_q: of the weight, and its terms of the sums for scale (before LSQ's factor) and
+// alpha (before the row's effective scale).
+template <class T>
+struct ElementGradients {
+  T weight;
+  T scale;
+  T alpha;  // 0 unless DSQ
+};
+
+// The backward of LSQ, SEQ, sign and ternary with the straight-through or the Fourier surrogate.
+template <class T, Rounding kRounding, Slope kSlope>
+class FourierSurrogate {
+ public:
+  static constexpr bool kHasAlpha = false;
+
+  STABLEQAT_HOST_DEVICE explicit FourierSurrogate(const QuantRule& rule) : element_(rule) {}
+
+  STABLEQAT_HOST_DEVICE const QuantElement<T, kRounding>& element() const { return element_; }
+
+  STABLEQAT_HOST_DEVICE ElementGradients<T> gradients(T x, T incoming) const {
+    const auto [code, distance] = element_.round(x);
+    return {element_.inside(x) ? incoming * element_.template slope<kSlope>(distance) : T(0), incoming * element_.scale_slope(x, code),
+            T(0)};
+  }
+
+ private:
+  QuantElement<T, kRounding> element_;
+};
+
+// The backward of DSQ.
+template <class T>
+class SoftSurrogate {
+ public:
+  static constexpr bool kHasAlpha = true;
+
+  STABLEQAT_HOST_DEVICE SoftSurrogate(const QuantRule& rule, T alpha) : element_(rule), staircase_(alpha) {}
+
+  STABLEQAT_HOST_DEVICE const QuantElement<T, Rounding::kInteger>& element() const { return element_; }
+
+  STABLEQAT_HOST_DEVICE ElementGradients<T> gradients(T x, T incoming) const {
+    const T code = element_.code(x);
+    const auto slopes = staircase_.slopes(element_.clamp_to_mask(x) - code);  // the mask reaches half a step beyond the outermost codes
+    const T passed = element_.pass(x) * incoming;
+    const T weight = passed * slopes.x;
+    return {weight, incoming * code - x * weight, passed * slopes.alpha};
+  }
+
+ private:
+  QuantElement<T, Rounding::kInteger> element_;
+  SoftStaircase<T> staircase_;
+};
+
+// Calls function(surrogate) with the FourierSurrogate or SoftSurrogate of `rule`. `alpha` is read for DSQ only.
+template <class T, class Function>
+decltype(auto) with_surrogate(const QuantRule& rule, T alpha, Function&& function) {
+  if (rule.is_soft) return function(SoftSurrogate<T>(rule, alpha));
+  return with_rounding(rule, [&]<Rounding kRounding>() {
+    if (rule.amplitude_count == 0) return function(FourierSurrogate<T, kRounding, Slope::kStraightThrough>(rule));
+    if (rule.amplitude_count == 1) return function(FourierSurrogate<T, kRounding, Slope::kOneTerm>(rule));
+    return function(FourierSurrogate<T, kRounding, Slope::kFourier>(rule));
+  });
+}
 
 }  // namespace STABLEQAT_ISA
 }  // namespace stableqat::kernels

@@ -41,6 +41,12 @@ struct QuantRule {
 struct QuantizeCounts {
   std::int64_t changed = 0;  // codes that differ from the codes found in the output array
   std::int64_t clipped = 0;  // weights with x outside [mask_low, mask_high]
+
+  QuantizeCounts& operator+=(const QuantizeCounts& other) noexcept {
+    changed += other.changed;
+    clipped += other.clipped;
+    return *this;
+  }
 };
 
 }  // namespace stableqat::kernels

@@ -30,58 +30,25 @@ QuantizeCounts quantize_row(QuantElement<T, kRounding> element, std::int64_t col
   return {changed, clipped};
 }
 
-// Returns the row's scale gradient before the factor.
-template <class T, Rounding kRounding, Slope kSlope>
-double fourier_row(QuantElement<T, kRounding> element, std::int64_t columns, const T* weight, T scale, const T* gradient,
-                   T* weight_gradient) {
-  const T divisor = element.effective_scale(scale);
-  return lane_sum<double>(columns, [&](std::int64_t j) {
-    const T x = weight[j] / divisor;
-    const T incoming = gradient[j];
-    weight_gradient[j] = element.inside(x) ? incoming * element.template slope<kSlope>(x) : T(0);
-    return incoming * element.scale_slope(x, element.code(x));
-  });
-}
-
-struct SoftSums {
+struct RowSums {
   double scale = 0;
   double alpha = 0;
 };
 
-// Alpha first: weight_gradient may overwrite the incoming gradient.
-template <class T>
-SoftSums soft_row(QuantElement<T, Rounding::kNearest> element, SoftStaircase<T> staircase, std::int64_t columns, const T* weight, T scale,
-                  const T* gradient, T* weight_gradient) {
-  const T divisor = element.effective_scale(scale);
-  SoftSums sums;
-  sums.alpha = lane_sum<double>(columns, [&](std::int64_t j) {
-    const T x = weight[j] / divisor;
-    return element.pass(x) * gradient[j] * divisor * staircase.slopes(element.clamp_to_mask(x)).alpha;
-  });
-  sums.scale = lane_sum<double>(columns, [&](std::int64_t j) {
-    const T x = weight[j] / divisor;
-    const T incoming = gradient[j];
-    const T slope = element.pass(x) * staircase.slopes(element.clamp_to_mask(x)).x;
-    weight_gradient[j] = incoming * slope;
-    return incoming * (element.code(x) - x * slope);
+// Writes the weight gradient last: it may overwrite the incoming gradient.
+template <class T, class Surrogate>
+RowSums backward_row(Surrogate surrogate, std::int64_t columns, const T* weight, T scale, const T* gradient, T* weight_gradient) {
+  const T divisor = surrogate.element().effective_scale(scale);
+  const auto map = [&](std::int64_t j) { return surrogate.gradients(weight[j] / divisor, gradient[j]); };
+  RowSums sums;
+  if constexpr (Surrogate::kHasAlpha)
+    sums.alpha = static_cast<double>(divisor) * run_sum<T>(columns, [&](std::int64_t j) { return map(j).alpha; });
+  sums.scale = run_sum<T>(columns, [&](std::int64_t j) {
+    const ElementGradients<T> mapped = map(j);
+    weight_gradient[j] = mapped.weight;
+    return mapped.scale;
   });
   return sums;
-}
-
-template <class T>
-void soft_backward(const QuantRule& rule, std::int64_t rows, std::int64_t columns, const T* weight, const T* scale, T alpha,
-                   double scale_factor, const T* gradient, T* weight_gradient, T* scale_gradient, T* alpha_gradient) {
-  const QuantElement<T, Rounding::kNearest> element(rule);
-  const SoftStaircase<T> staircase(alpha);
-  std::vector<double> alpha_of_row(static_cast<std::size_t>(rows));  // summed in row order below, whatever the number of threads
-#pragma omp parallel for schedule(static) if (worth_sharing(rows, columns))
-  for (std::int64_t row = 0; row < rows; ++row) {
-    const std::int64_t begin = row * columns;
-    const SoftSums sums = soft_row(element, staircase, columns, weight + begin, scale[row], gradient + begin, weight_gradient + begin);
-    scale_gradient[row] = static_cast<T>(scale_factor * sums.scale);
-    alpha_of_row[static_cast<std::size_t>(row)] = sums.alpha;
-  }
-  *alpha_gradient = static_cast<T>(std::accumulate(alpha_of_row.begin(), alpha_of_row.end(), 0.0));
 }
 
 }  // namespace
@@ -91,7 +58,7 @@ QuantizeCounts fake_quantize_ref(const QuantRule& rule, std::int64_t rows, std::
                                  std::int8_t* codes, T* dequantized) {
   std::int64_t changed = 0;
   std::int64_t clipped = 0;
-  dispatch(rule, [&]<Rounding kRounding, Slope>() {
+  with_rounding(rule, [&]<Rounding kRounding>() {
     const QuantElement<T, kRounding> element(rule);
 #pragma omp parallel for schedule(static) if (worth_sharing(rows, columns)) reduction(+ : changed, clipped)
     for (std::int64_t row = 0; row < rows; ++row) {
@@ -107,26 +74,23 @@ QuantizeCounts fake_quantize_ref(const QuantRule& rule, std::int64_t rows, std::
 template <class T>
 void surrogate_backward_ref(const QuantRule& rule, std::int64_t rows, std::int64_t columns, const T* weight, const T* scale, T alpha,
                             double scale_factor, const T* dequantized_gradient, T* weight_gradient, T* scale_gradient, T* alpha_gradient) {
-  if (rule.is_soft) {
-    soft_backward(rule, rows, columns, weight, scale, alpha, scale_factor, dequantized_gradient, weight_gradient, scale_gradient,
-                  alpha_gradient);
-    return;
-  }
-  dispatch(rule, [&]<Rounding kRounding, Slope kSlope>() {
-    const QuantElement<T, kRounding> element(rule);
+  std::vector<double> alpha_of_row(static_cast<std::size_t>(rows));  // summed in row order below, whatever the number of threads
+  with_surrogate(rule, alpha, [&](auto surrogate) {
 #pragma omp parallel for schedule(static) if (worth_sharing(rows, columns))
     for (std::int64_t row = 0; row < rows; ++row) {
       const std::int64_t begin = row * columns;
-      const double sum = fourier_row<T, kRounding, kSlope>(element, columns, weight + begin, scale[row], dequantized_gradient + begin,
-                                                           weight_gradient + begin);
-      scale_gradient[row] = static_cast<T>(scale_factor * sum);
+      const RowSums sums =
+          backward_row(surrogate, columns, weight + begin, scale[row], dequantized_gradient + begin, weight_gradient + begin);
+      scale_gradient[row] = static_cast<T>(scale_factor * sums.scale);
+      alpha_of_row[static_cast<std::size_t>(row)] = sums.alpha;
     }
   });
+  if (rule.is_soft) *alpha_gradient = static_cast<T>(std::accumulate(alpha_of_row.begin(), alpha_of_row.end(), 0.0));
 }
 
 template <class T>
 void resolve_scales(const QuantRule& rule, std::int64_t count, const T* scale, T* steps, T* effective) {
-  const QuantElement<T, Rounding::kNearest> element(rule);
+  const QuantElement<T, Rounding::kAffine> element(rule);
   for (std::int64_t i = 0; i < count; ++i) {
     const T raw = scale[i];
     if (steps != nullptr) steps[i] = element.step(raw);
