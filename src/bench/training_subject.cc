@@ -95,7 +95,7 @@ StepParts TrainingSubject::step_parts() {
 }
 
 void TrainingSubject::map_and_forget_gradients() {
-  for (QuantizedWeight& weight : model_->weights()) weight.map_gradient();
+  for (QuantizedWeight& weight : model_->weights()) weight.gradient_sums();
   model_->model().visit_parameters([](const std::string&, ParameterRole, at::Tensor& value) { value.mutable_grad() = at::Tensor(); });
 }
 

@@ -120,14 +120,14 @@ QuantizedModel::QuantizedModel(const ModelSource& source, at::ScalarType dtype, 
 
 kernels::QuantizeCounts QuantizedModel::quantize() {
   kernels::QuantizeCounts total;
-  for (QuantizedWeight& weight : weights_) {
-    const kernels::QuantizeCounts counts = weight.quantize();
-    total.changed += counts.changed;
-    total.clipped += counts.clipped;
-  }
+  for (QuantizedWeight& weight : weights_) total += weight.quantize();
+  refresh_products();
+  return total;
+}
+
+void QuantizedModel::refresh_products() {
   model_.refresh_compute_copies();
   if (integer_products_) refresh_integer_steps();
-  return total;
 }
 
 void QuantizedModel::set_integer_products(bool on) {

@@ -1,8 +1,10 @@
 #include "stableqat/quant/quantized_weight.h"
 
 #include <ATen/core/grad_mode.h>
+#include <ATen/ops/clone.h>
 #include <ATen/ops/empty_like.h>
 #include <ATen/ops/full.h>
+#include <ATen/ops/full_like.h>
 #include <ATen/ops/isfinite.h>
 #include <ATen/ops/zeros.h>
 #include <ATen/ops/zeros_like.h>
@@ -51,6 +53,8 @@ QuantizedWeight::QuantizedWeight(const at::Tensor& master, QuantizerSpec spec, s
     alpha_ = alpha ? alpha->detach().to(master_.options()).reshape({1}).contiguous() : at::full({1}, kInitialAlpha, master_.options());
     require_finite(alpha_, name_ + " alpha");
   }
+  scale_in_use_ = scale_.clone();
+  alpha_in_use_ = alpha_.defined() ? alpha_.clone() : at::Tensor();
   codes_ = at::zeros(master_.sizes(), master_.options().dtype(at::kChar));
   dequantized_ = at::empty_like(master_).set_requires_grad(true);
 }
@@ -61,50 +65,81 @@ void QuantizedWeight::initialize_scale() {
 }
 
 kernels::QuantizeCounts QuantizedWeight::quantize() {
-  detail::with_float_type(master_, [this](auto type) {
+  return detail::with_float_type(master_, [this](auto type) {
     using T = decltype(type);
     const std::int64_t segments = scale_.numel();
-    counts_ =
-        kernels::fake_quantize_ref<T>(rule_, segments, master_.numel() / segments, master_.const_data_ptr<T>(), scale_.const_data_ptr<T>(),
-                                      codes_.mutable_data_ptr<std::int8_t>(), dequantized_.mutable_data_ptr<T>());
+    return quantized(kernels::update_kernels<T>().quantize(rule_, segments, master_.numel() / segments, master_.const_data_ptr<T>(),
+                                                           scale_.const_data_ptr<T>(), codes_.mutable_data_ptr<std::int8_t>(),
+                                                           dequantized_.mutable_data_ptr<T>()));
   });
+}
+
+kernels::QuantizeCounts QuantizedWeight::quantized(kernels::QuantizeCounts counts) {
+  const at::NoGradGuard no_grad;
+  scale_in_use_.copy_(scale_);
+  if (rule_.is_soft) alpha_in_use_.copy_(alpha_);
+  counts_ = counts;
   if (!quantized_once_) counts_.changed = 0;
   quantized_once_ = true;
   return counts_;
 }
 
-void QuantizedWeight::map_gradient_into(const at::Tensor& incoming, Gradients& gradients) const {
+QuantizedWeight::Gradients QuantizedWeight::map_gradient() const {
+  const at::NoGradGuard no_grad;
+  Gradients gradients{at::zeros_like(master_), at::zeros_like(scale_), rule_.is_soft ? at::zeros_like(alpha_) : at::Tensor()};
+  if (!dequantized_.grad().defined()) return gradients;
+  const at::Tensor incoming = dequantized_.grad().contiguous();
   detail::with_float_type(master_, [&](auto type) {
     using T = decltype(type);
     const std::int64_t segments = scale_.numel();
-    kernels::surrogate_backward_ref<T>(rule_, segments, master_.numel() / segments, master_.const_data_ptr<T>(), scale_.const_data_ptr<T>(),
-                                       rule_.is_soft ? *alpha_.const_data_ptr<T>() : T(0), spec_.scale_gradient_factor(master_.numel()),
-                                       incoming.const_data_ptr<T>(), gradients.master.mutable_data_ptr<T>(),
-                                       gradients.scale.mutable_data_ptr<T>(),
+    kernels::surrogate_backward_ref<T>(rule_, segments, master_.numel() / segments, master_.const_data_ptr<T>(),
+                                       scale_in_use_.const_data_ptr<T>(), rule_.is_soft ? *alpha_in_use_.const_data_ptr<T>() : T(0),
+                                       spec_.scale_gradient_factor(master_.numel()), incoming.const_data_ptr<T>(),
+                                       gradients.master.mutable_data_ptr<T>(), gradients.scale.mutable_data_ptr<T>(),
                                        rule_.is_soft ? gradients.alpha.mutable_data_ptr<T>() : nullptr);
   });
-}
-
-QuantizedWeight::Gradients QuantizedWeight::map_gradient() const {
-  const at::NoGradGuard no_grad;
-  const at::Tensor& accumulated = dequantized_.grad();
-  Gradients gradients{at::zeros_like(master_), at::zeros_like(scale_), rule_.is_soft ? at::zeros_like(alpha_) : at::Tensor()};
-  if (accumulated.defined()) map_gradient_into(accumulated.contiguous(), gradients);
   return gradients;
 }
 
-QuantizedWeight::Gradients QuantizedWeight::take_gradient() {
+template <class T>
+kernels::QuantizedArrays<T> QuantizedWeight::arrays() {
   const at::NoGradGuard no_grad;
-  const at::Tensor accumulated = std::exchange(dequantized_.mutable_grad(), at::Tensor());
-  if (!accumulated.defined()) return map_gradient();
-  Gradients gradients{accumulated.contiguous(), at::zeros_like(scale_), rule_.is_soft ? at::zeros_like(alpha_) : at::Tensor()};
-  map_gradient_into(gradients.master, gradients);
-  return gradients;
+  const std::int64_t segments = scale_.numel();
+  return {.rows = segments,
+          .columns = master_.numel() / segments,
+          .weight = master_.mutable_data_ptr<T>(),
+          .gradient = detail::dense_gradient(dequantized_).mutable_data_ptr<T>(),
+          .scale = scale_in_use_.const_data_ptr<T>(),
+          .alpha = rule_.is_soft ? *alpha_in_use_.const_data_ptr<T>() : T(0)};
+}
+
+QuantizedWeight::GradientSums QuantizedWeight::gradient_sums() {
+  GradientSums result{0.0, at::empty_like(scale_), {}};
+  detail::with_float_type(master_, [&](auto type) {
+    using T = decltype(type);
+    const kernels::SurrogateSums sums =
+        kernels::surrogate_sums<T>(rule_, arrays<T>(), spec_.scale_gradient_factor(master_.numel()), result.scale.mutable_data_ptr<T>());
+    result.master_squares = sums.squares;
+    if (rule_.is_soft) result.alpha = at::full_like(alpha_, sums.alpha);
+  });
+  return result;
+}
+
+kernels::QuantizeCounts QuantizedWeight::update(const kernels::AdamWRule& adamw, const at::Tensor& first, const at::Tensor& second) {
+  return detail::with_float_type(master_, [&](auto type) {
+    using T = decltype(type);
+    return quantized(kernels::update_kernels<T>().update_quantized(rule_, adamw, arrays<T>(),
+                                                                   {.first = first.mutable_data_ptr<T>(),
+                                                                    .second = second.mutable_data_ptr<T>(),
+                                                                    .scale = scale_.const_data_ptr<T>(),
+                                                                    .codes = codes_.mutable_data_ptr<std::int8_t>(),
+                                                                    .dequantized = dequantized_.mutable_data_ptr<T>()}));
+  });
 }
 
 void QuantizedWeight::clear_gradient() {
   const at::NoGradGuard no_grad;
-  if (dequantized_.grad().defined()) dequantized_.mutable_grad().zero_();
+  detail::dense_gradient(dequantized_).zero_();
 }
 
 at::Tensor QuantizedWeight::step() const {

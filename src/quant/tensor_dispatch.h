@@ -2,6 +2,7 @@
 #pragma once
 
 #include <ATen/core/Tensor.h>
+#include <ATen/ops/zeros_like.h>
 
 #include <string>
 
@@ -14,6 +15,14 @@ template <class Function>
 decltype(auto) with_float_type(const at::Tensor& tensor, Function&& function) {
   if (tensor.scalar_type() == at::kDouble) return function(double{});
   return function(float{});
+}
+
+// The accumulated gradient of a leaf as dense memory that stays the leaf's: zeros where there is none yet.
+inline const at::Tensor& dense_gradient(const at::Tensor& leaf) {
+  at::Tensor& gradient = leaf.mutable_grad();
+  if (!gradient.defined()) gradient = at::zeros_like(leaf);
+  if (!gradient.is_contiguous()) gradient = gradient.contiguous();
+  return gradient;
 }
 
 // Throws DataError unless the tensor is a float32 or float64 matrix on the CPU.

@@ -4,6 +4,7 @@
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/full.h>
 #include <ATen/ops/tensor.h>
+#include <ATen/ops/zeros_like.h>
 #include <c10/util/Half.h>
 #include <gtest/gtest.h>
 
@@ -119,19 +120,60 @@ TEST(QuantizedWeight, MapsGradientsLinearly) {
   }
 }
 
-TEST(QuantizedWeight, TakingTheGradientEqualsMappingItAndLeavesNone) {
-  QuantizedWeight weight(draw(6, 4, 40), {.bits = 2, .surrogate = Surrogate::fourier(0.21)});
+TEST(QuantizedWeight, SumsOfTheGradientAreThoseOfItsMap) {
+  for (const auto kind : {QuantizerKind::kLsq, QuantizerKind::kDsq}) {
+    for (const std::int64_t group : {0, 32}) {
+      QuantizedWeight weight(draw(6, 4, 96), {.kind = kind, .bits = 2, .group_size = group});
+      weight.quantize();
+      (weight.dequantized() * draw(7, 4, 96)).sum().backward();
+      const auto mapped = weight.map_gradient();
+      const auto sums = weight.gradient_sums();
+      EXPECT_TRUE(sums.scale.equal(mapped.scale));
+      EXPECT_EQ(sums.alpha.defined(), kind == QuantizerKind::kDsq);
+      if (sums.alpha.defined()) {
+        EXPECT_TRUE(sums.alpha.equal(mapped.alpha));
+      }
+      const double squares = mapped.master.square().sum().item<double>();
+      EXPECT_NEAR(sums.master_squares, squares, 384 * std::numeric_limits<double>::epsilon() * squares);
+    }
+  }
+}
+
+TEST(QuantizedWeight, UpdateMapsWithTheOldScaleAndQuantizesWithTheNew) {
+  const QuantizerSpec spec{.bits = 3, .surrogate = Surrogate::fourier(0.21)};
+  QuantizedWeight weight(draw(6, 4, 40), spec);
   weight.quantize();
   (weight.dequantized() * draw(7, 4, 40)).sum().backward();
-  const void* storage = weight.dequantized().grad().data_ptr();
+  const void* memory = weight.dequantized().grad().data_ptr();
   const auto mapped = weight.map_gradient();
-  const auto taken = weight.take_gradient();
-  EXPECT_TRUE(taken.master.equal(mapped.master) && taken.scale.equal(mapped.scale));
-  EXPECT_EQ(taken.master.data_ptr(), storage);
-  EXPECT_FALSE(weight.dequantized().grad().defined());
-  const auto nothing = weight.map_gradient();
-  EXPECT_EQ(nothing.master.abs().max().item<double>(), 0.0);
-  EXPECT_EQ(nothing.scale.abs().max().item<double>(), 0.0);
+  const at::Tensor before = weight.master().clone();
+  const at::Tensor codes = weight.codes().clone();
+  at::Tensor first = at::zeros_like(before);
+  at::Tensor second = at::zeros_like(before);
+  weight.scale().mul_(1.25);
+  EXPECT_TRUE(weight.map_gradient().master.equal(mapped.master)) << "the gradient belongs to the weight that was multiplied";
+  const auto counts = weight.update({.step_size = 0.01}, first, second);
+  const at::Tensor moment = mapped.master * (1 - 0.9);
+  EXPECT_LE((first - moment).abs().max().item<double>(), 4 * std::numeric_limits<double>::epsilon());
+  QuantizedWeight fresh(weight.master().clone(), spec, weight.scale());
+  fresh.quantize();
+  EXPECT_FALSE(weight.master().equal(before));
+  EXPECT_TRUE(weight.codes().equal(fresh.codes()));
+  EXPECT_TRUE(weight.dequantized().detach().equal(fresh.dequantized().detach()));
+  EXPECT_EQ(counts.changed, weight.codes().ne(codes).sum().item<std::int64_t>());
+  EXPECT_EQ(weight.dequantized().grad().data_ptr(), memory);
+  EXPECT_EQ(weight.dequantized().grad().abs().max().item<double>(), 0.0);
+}
+
+TEST(QuantizedWeight, AGradientThatIsMissingOrNotDenseIsTakenAsItIs) {
+  QuantizedWeight weight(draw(6, 4, 40), {.bits = 2});
+  weight.quantize();
+  EXPECT_EQ(weight.gradient_sums().master_squares, 0.0);
+  EXPECT_EQ(weight.map_gradient().scale.abs().max().item<double>(), 0.0);
+  const at::Tensor gradient = draw(7, 40, 4).t();
+  weight.dequantized().mutable_grad() = gradient;
+  const at::Tensor scale = weight.map_gradient().scale;
+  EXPECT_TRUE(weight.gradient_sums().scale.equal(scale));
 }
 
 TEST(QuantizedWeight, TakesScalesOfACheckpointInTheirShapes) {

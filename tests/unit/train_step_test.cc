@@ -7,6 +7,7 @@
 #include <gtest/gtest.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cmath>
 #include <filesystem>
 #include <limits>
@@ -145,7 +146,80 @@ TEST_F(TrainStepTest, AGradientThatIsNotFiniteChangesNothing) {
   model.weights()[3].dequantized().mutable_grad().fill_(std::numeric_limits<float>::infinity());
   EXPECT_THROW(step.update(1e-3), NumericError);
   EXPECT_TRUE(before.equal(model.weights()[0].master()));
+  EXPECT_EQ(step.optimizer().first_moment(1).abs().max().item<float>(), 0.0F);
   EXPECT_EQ(step.optimizer().steps(), 0);
+}
+
+// The parts that update() fuses, one after the other.
+TEST_F(TrainStepTest, AnUpdateIsMapThenClipThenAdamWThenQuantize) {
+  for (const QuantizationSettings& setting : {settings(QuantizerKind::kLsq, 3, true), settings(QuantizerKind::kDsq, 3, false)}) {
+    TrainStepOptions options;
+    options.max_grad_norm = 0.5;
+    options.scale_learning_rate_ratio = 0.5;
+    options.adamw.weight_decay = 0.1;
+    QuantizedModel model(*source_, at::kFloat, setting);
+    TrainStep step(model, options);
+    QuantizedModel other(*source_, at::kFloat, setting);
+    TrainStep mirror(other, options);
+    AdamW& expected = mirror.optimizer();
+    for (int i = 0; i < 2; ++i) {
+      step.accumulate(ids(i), 1.0);
+      std::vector<at::Tensor> gradients = step.mapped_gradients();
+      double squares = 0.0;
+      for (at::Tensor& gradient : gradients) {
+        gradient = gradient.clone();
+        squares += at::linalg_vector_norm(gradient, 2, {}, false, at::kDouble).square().item<double>();
+      }
+      const StepReport report = step.update(1e-3);
+      EXPECT_NEAR(report.norms.total, std::sqrt(squares), 5 * std::numeric_limits<float>::epsilon() * std::sqrt(squares));
+      expected.begin_step(1e-3, std::min(1.0, 0.5 / (report.norms.total + 1e-6)));
+      for (std::size_t k = 0; k < gradients.size(); ++k) expected.update(k, gradients[k]);
+      const kernels::QuantizeCounts counts = other.quantize();
+      for (std::size_t k = 0; k < gradients.size(); ++k) {
+        const std::string& name = expected.tensors()[k].name;
+        EXPECT_TRUE(step.optimizer().tensors()[k].value.equal(expected.tensors()[k].value)) << name << ", step " << i;
+        EXPECT_TRUE(step.optimizer().second_moment(k).equal(expected.second_moment(k))) << name << ", step " << i;
+      }
+      for (std::size_t k = 0; k < other.weights().size(); ++k) {
+        EXPECT_TRUE(model.weights()[k].dequantized().detach().equal(other.weights()[k].dequantized().detach())) << k << ", step " << i;
+      }
+      EXPECT_GT(counts.changed, 0);
+      EXPECT_EQ(report.counts.changed, counts.changed);
+      EXPECT_EQ(report.counts.clipped, counts.clipped);
+    }
+  }
+}
+
+// Backward adds in place to memory that is there from the start: no page faults, and the same arithmetic in the first step as in later
+// ones, which a resumed run relies on.
+TEST_F(TrainStepTest, GradientsKeepTheirMemoryAndStartAtZero) {
+  QuantizedModel model(*source_, at::kFloat, settings(QuantizerKind::kLsq, 3, true));
+  TrainStep step(model, {});
+  std::vector<at::Tensor> gradients;
+  model.model().visit_parameters([&](const std::string& name, ParameterRole, at::Tensor& value) {
+    gradients.push_back(value.grad());
+    ASSERT_TRUE(value.grad().defined()) << name;
+  });
+  for (int i = 0; i < 2; ++i) {
+    for (const at::Tensor& gradient : gradients) EXPECT_EQ(gradient.abs().max().item<float>(), 0.0F);
+    step.accumulate(ids(i), 1.0);
+    for (const at::Tensor& gradient : gradients) EXPECT_GT(gradient.abs().max().item<float>(), 0.0F);
+    step.update(1e-3);
+  }
+}
+
+TEST_F(TrainStepTest, AStepWithoutGradientMovesByMomentumOnly) {
+  QuantizedModel model(*source_, at::kFloat, settings(QuantizerKind::kLsq, 3, true));
+  TrainStep step(model, {});
+  EXPECT_EQ(step.update(1e-3).norms.total, 0.0);
+  EXPECT_EQ(step.optimizer().steps(), 1);
+  QuantizedModel untouched(*source_, at::kFloat, settings(QuantizerKind::kLsq, 3, true));
+  EXPECT_TRUE(model.weights()[0].master().equal(untouched.weights()[0].master()));
+  step.accumulate(ids(1), 1.0);
+  step.update(1e-3);
+  const at::Tensor before = model.weights()[0].master().clone();
+  step.update(1e-3);
+  EXPECT_FALSE(model.weights()[0].master().equal(before));
 }
 
 // After one step from zero moments AdamW moves by lr * g / (|g| + eps), after the decay of lr * wd * w.
@@ -154,12 +228,15 @@ TEST(AdamWTest, TheFirstStepIsItsClosedForm) {
   at::Tensor fixed = at::full({4}, 2.0, at::kDouble);
   AdamW optimizer({{"w", value, 1.0, true}, {"untouched", fixed, 1.0, true}}, {0.9, 0.999, 1e-8, 0.1});
   const std::vector<double> gradient{1.0, -0.5, 0.0, 3e-8};
-  optimizer.step({at::tensor(gradient, at::kDouble), at::Tensor()}, 0.01, 2.0);
+  const at::Tensor incoming = at::tensor(gradient, at::kDouble);
+  optimizer.begin_step(0.01, 2.0);
+  optimizer.update(0, incoming);
   for (std::size_t i = 0; i < gradient.size(); ++i) {
     const double g = 2.0 * gradient[i];
     EXPECT_NEAR(value.data_ptr<double>()[i], 2.0 * (1 - 0.01 * 0.1) - 0.01 * g / (std::abs(g) + 1e-8), 1e-14) << i;
   }
   EXPECT_TRUE(fixed.equal(at::full({4}, 2.0, at::kDouble)));
+  EXPECT_EQ(incoming.abs().max().item<double>(), 0.0) << "the next step's gradient starts at zero";
 }
 
 TEST(ScheduleTest, WarmUpThenCosineLinearOrConstant) {

@@ -51,6 +51,8 @@ class QuantizedModel {
 
   // Quantizes all weights anew and refreshes the model's compute copies. Call after masters or scales changed.
   kernels::QuantizeCounts quantize();
+  // The second half alone: what products read besides the weights themselves. Call after weights were quantized one by one.
+  void refresh_products();
 
  private:
   void refresh_integer_steps();

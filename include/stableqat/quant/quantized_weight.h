@@ -9,13 +9,15 @@
 #include <optional>
 #include <string>
 
+#include "stableqat/kernels/update.h"
 #include "stableqat/quant/quantizer_spec.h"
 
 namespace stableqat {
 
-// A quantized weight in training. Once per optimizer step: quantize(); any number of forward and backward passes that multiply with
-// dequantized(), whose gradient accumulates; map_gradient(); an optimizer changes master(), scale() and alpha() in place. The surrogate's
-// map is linear in the gradient, so mapping the sum once is exact.
+// A quantized weight in training. Once per optimizer step: any number of forward and backward passes that multiply with dequantized(),
+// whose gradient accumulates; gradient_sums(), from which clipping and the optimizer's step of scale() and alpha() follow; update(), which
+// moves the master, quantizes it with the new scale and starts the next gradient. The surrogate's map is linear in the gradient, so mapping
+// the accumulated sum once is exact.
 //
 // Tensors are dense CPU tensors, all of the master's dtype (float32 or float64) but the codes. Move-only. Not thread-safe; the kernels use
 // OpenMP threads inside. Results do not depend on the number of threads.
@@ -50,12 +52,25 @@ class QuantizedWeight {
     at::Tensor alpha;   // [1]; undefined unless DSQ
   };
 
-  // Maps the accumulated gradient of dequantized() (none = zero) to gradients of master, scale and alpha, at the scale that quantize() used
-  // and the present master: call it before the optimizer changes them. Does not change the accumulated gradient.
+  // The plain form, for tests: the accumulated gradient of dequantized() (none = zero) mapped to gradients of master, scale and alpha. Like
+  // the functions below it maps with the scale and alpha of the last quantization, and the present master. Changes nothing.
   Gradients map_gradient() const;
-  // The same, but the accumulated gradient's memory becomes the master's gradient, and dequantized() has no gradient afterwards.
-  Gradients take_gradient();
-  // Forgets the accumulated gradient; its memory is kept (zeroed) for the next step.
+
+  // What clipping and the optimizer need to know of those gradients.
+  struct GradientSums {
+    double master_squares = 0;  // squared norm of the master's gradient; not finite when a gradient is not
+    at::Tensor scale;           // [N, G]
+    at::Tensor alpha;           // [1]; undefined unless DSQ
+  };
+
+  // Pass one over the accumulated gradient. Changes nothing but a gradient that is missing or not dense, which becomes a dense one.
+  GradientSums gradient_sums();
+
+  // Pass two: maps the gradient again, moves the master and its moments `first` and `second` (dense, as the master), quantizes with the
+  // present scale(), and sets the accumulated gradient to zero. Counts as quantize() does.
+  kernels::QuantizeCounts update(const kernels::AdamWRule& adamw, const at::Tensor& first, const at::Tensor& second);
+
+  // Sets the accumulated gradient to zero; its memory is there from then on.
   void clear_gradient();
 
   const QuantizerSpec& spec() const noexcept { return spec_; }
@@ -77,7 +92,9 @@ class QuantizedWeight {
   at::Tensor effective_scale() const;
 
  private:
-  void map_gradient_into(const at::Tensor& incoming, Gradients& gradients) const;
+  template <class T>
+  kernels::QuantizedArrays<T> arrays();
+  kernels::QuantizeCounts quantized(kernels::QuantizeCounts counts);
 
   QuantizerSpec spec_;
   kernels::QuantRule rule_;
@@ -85,6 +102,8 @@ class QuantizedWeight {
   at::Tensor master_;
   at::Tensor scale_;
   at::Tensor alpha_;
+  at::Tensor scale_in_use_;  // as they were when codes and dequantized weight were made
+  at::Tensor alpha_in_use_;
   at::Tensor codes_;
   at::Tensor dequantized_;
   kernels::QuantizeCounts counts_;

@@ -1,4 +1,4 @@
-// AdamW (Loshchilov and Hutter 2019) over a list of tensors, in the order of operations of PyTorch's implementation.
+// AdamW (Loshchilov and Hutter 2019) over a list of tensors; kernels/adamw_math.h has the arithmetic.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -6,6 +6,8 @@
 #include <cstdint>
 #include <string>
 #include <vector>
+
+#include "stableqat/kernels/adamw_math.h"
 
 namespace stableqat {
 
@@ -24,16 +26,22 @@ struct TrainedTensor {
   bool decay = false;  // takes part in weight decay
 };
 
-// First and second moments start at zero and have the value's shape and type. Not thread-safe; one step uses all OpenMP threads.
+// Owns the moments, which start at zero and have the value's shape and type. A step is begin_step() and then, for each tensor that has a
+// gradient, either update() or a kernel of the caller that follows rule(). Not thread-safe; kernels use all OpenMP threads.
 class AdamW {
  public:
   AdamW(std::vector<TrainedTensor> tensors, const AdamWOptions& options);
 
   const std::vector<TrainedTensor>& tensors() const noexcept { return tensors_; }
 
-  // One update: gradients[i] (contiguous, shape and type of tensors()[i].value, or undefined = untouched) is multiplied by
-  // `gradient_factor` first.
-  void step(const std::vector<at::Tensor>& gradients, double learning_rate, double gradient_factor);
+  // All gradients of the step are multiplied by `gradient_factor` first.
+  void begin_step(double learning_rate, double gradient_factor);
+
+  // The constants of the present step for tensor i.
+  kernels::AdamWRule rule(std::size_t i) const;
+
+  // Moves tensor i and sets its gradient (dense, shape and type of the value) to zero.
+  void update(std::size_t i, const at::Tensor& gradient);
 
   // State for checkpoints, to be read and written in place.
   const at::Tensor& first_moment(std::size_t i) const { return first_moments_[i]; }
@@ -47,6 +55,8 @@ class AdamW {
   std::vector<at::Tensor> first_moments_;
   std::vector<at::Tensor> second_moments_;
   std::int64_t steps_ = 0;
+  double learning_rate_ = 0.0;
+  double gradient_factor_ = 1.0;
 };
 
 }  // namespace stableqat

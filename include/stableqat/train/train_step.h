@@ -30,7 +30,7 @@ struct StepReport {
   kernels::QuantizeCounts counts;  // of the quantization that follows the update
 };
 
-// Not thread-safe. Keeps a reference to the model.
+// Gives every parameter a gradient, zero at first, whose memory then stays. Not thread-safe. Keeps a reference to the model.
 class TrainStep {
  public:
   TrainStep(QuantizedModel& model, const TrainStepOptions& options);
@@ -39,8 +39,8 @@ class TrainStep {
   // added.
   HeadLoss accumulate(const at::Tensor& ids, double gradient_scale, const Teacher* teacher = nullptr);
 
-  // Maps, clips and applies the accumulated gradients, quantizes anew and forgets the gradients. Throws NumericError before anything is
-  // changed when the gradient norm is not finite.
+  // Maps, clips and applies the accumulated gradients, quantizes anew and sets the gradients to zero. Throws NumericError before anything
+  // is changed when the gradient norm is not finite. A tensor without gradient counts as one whose gradient is zero.
   StepReport update(double learning_rate);
 
   // Trained tensors under their checkpoint names: masters ("....weight"), scales ("....weight_clip_val"), alphas ("....alpha_dsq") and the
@@ -48,7 +48,7 @@ class TrainStep {
   AdamW& optimizer() noexcept { return optimizer_; }
 
   // The gradient of each trained tensor as update() would see it, for tests; the accumulated gradients stay.
-  std::vector<at::Tensor> mapped_gradients() { return gradients(false); }
+  std::vector<at::Tensor> mapped_gradients() const;
 
  private:
   enum class Kind { kPlain, kProjection, kMaster, kScale, kAlpha };
@@ -56,12 +56,12 @@ class TrainStep {
     Kind kind = Kind::kPlain;
     std::size_t weight = 0;  // index into the model's quantized weights
     at::Tensor leaf;         // the parameter itself, when it is not quantized
+    at::Tensor gradient;     // of this step, once measured; undefined for masters, whose gradient is never written down
   };
 
   std::vector<TrainedTensor> collect();
-  // In step with the optimizer's tensors. `take`: the accumulated gradients are given up, so that their memory can be used.
-  std::vector<at::Tensor> gradients(bool take);
-  GradientNorms norms(const std::vector<at::Tensor>& gradients) const;
+  // Fills the slots' gradients.
+  GradientNorms measure_gradients();
 
   QuantizedModel& model_;
   TrainStepOptions options_;
