@@ -15,6 +15,7 @@
 #include "stableqat/kernels/rms_norm.h"
 #include "stableqat/kernels/rope.h"
 #include "stableqat/kernels/swiglu.h"
+#include "stableqat/kernels/update.h"
 
 namespace stableqat::bench {
 
@@ -28,6 +29,7 @@ constexpr std::array kFamilies{
     KernelFamily{"swiglu", [](Isa isa) -> const void* { return &kernels::swiglu_kernels(isa); }, swiglu_cases},
     KernelFamily{"cross_entropy", [](Isa isa) -> const void* { return &kernels::cross_entropy_kernels(isa); }, cross_entropy_cases},
     KernelFamily{"attention", [](Isa isa) -> const void* { return &kernels::attention_kernels(isa); }, attention_cases},
+    KernelFamily{"update", [](Isa isa) -> const void* { return &kernels::update_kernels<float>(isa); }, update_cases},
     KernelFamily{"gemm", [](Isa isa) -> const void* { return &kernels::gemm_kernels(isa); }, gemm_cases},
 };
 

@@ -36,6 +36,7 @@ std::vector<KernelCase> swiglu_cases(const KernelBenchOptions& options, kernels:
 std::vector<KernelCase> cross_entropy_cases(const KernelBenchOptions& options, kernels::Isa isa);
 std::vector<KernelCase> attention_cases(const KernelBenchOptions& options, kernels::Isa isa);
 std::vector<KernelCase> gemm_cases(const KernelBenchOptions& options, kernels::Isa isa);
+std::vector<KernelCase> update_cases(const KernelBenchOptions& options, kernels::Isa isa);
 
 // Rows of `columns` floats that make an array of at least 64 MB.
 std::int64_t streaming_rows(std::int64_t columns);
