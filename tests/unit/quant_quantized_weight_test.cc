@@ -29,6 +29,16 @@ TEST(QuantizedWeight, QuantizesByHand) {
   EXPECT_EQ(counts.clipped, 2);
 }
 
+// As the authors' DSQ does (the golden trace dsq_3 needs it): a model that was quantized before has many weights on the middle.
+TEST(QuantizedWeight, DsqRoundsHalvesDown) {
+  for (const auto type : {at::kFloat, at::kDouble}) {
+    QuantizedWeight weight(at::tensor({0.25, 0.75, -1.25, -0.25, 1.25, 0.26}, type).reshape({1, 6}),
+                           {.kind = QuantizerKind::kDsq, .bits = 3}, at::full({1, 1}, 0.5, type));
+    weight.quantize();
+    EXPECT_TRUE(weight.codes().equal(at::tensor({0, 1, -3, -1, 2, 1}, at::kChar).reshape({1, 6})));
+  }
+}
+
 TEST(QuantizedWeight, CountsCodesThatChangedSinceTheLastTime) {
   QuantizedWeight weight(draw(1, 4, 32), {.bits = 4});
   EXPECT_EQ(weight.quantize().changed, 0) << "nothing to compare with";

@@ -115,8 +115,9 @@ STABLEQAT_HOST_DEVICE inline T round_to_half(T value) {
 
 // What has to be known when a loop is compiled for it to be vectorized.
 enum class Rounding {
-  kInteger,  // code = round(x): LSQ, DSQ
-  kAffine,   // the general form of QuantRule: SEQ
+  kInteger,          // code = round(x): LSQ
+  kIntegerTiesDown,  // the same, but halves go down: DSQ takes the sign of the distance to the middle, and at the middle none is positive
+  kAffine,           // the general form of QuantRule: SEQ
   kSign
 };
 enum class Slope { kStraightThrough, kOneTerm, kFourier };  // by the number of amplitudes: 0, 1, any
@@ -164,9 +165,10 @@ class QuantElement {
   STABLEQAT_HOST_DEVICE Rounded round(T x) const {
     const T clipped = clamp(x, clip_low_, clip_high_);
     const T v = kRounding == Rounding::kAffine ? clipped * levels_ - shift_ : clipped;
-    const T rounded = round_half_even(v);
+    const T nearest = round_half_even(v);
+    const T rounded = kRounding == Rounding::kIntegerTiesDown && nearest - v == T(0.5) ? nearest - T(1) : nearest;
     if constexpr (kRounding == Rounding::kSign) return {x >= T(0) ? T(1) : T(-1), v - rounded};
-    if constexpr (kRounding == Rounding::kInteger) return {rounded, v - rounded};
+    if constexpr (kIsInteger) return {rounded, v - rounded};
     return {rounded * code_factor_ + code_offset_, v - rounded};
   }
   STABLEQAT_HOST_DEVICE T code(T x) const { return round(x).code; }
@@ -189,12 +191,14 @@ class QuantElement {
   // linear in the scale.
   STABLEQAT_HOST_DEVICE T scale_slope(T x, T code_of_x) const {
     if constexpr (kRounding == Rounding::kSign) return code_of_x;
-    if constexpr (kRounding == Rounding::kInteger) return code_of_x - (inside(x) ? x : T(0));  // the edges are the outermost codes
+    if constexpr (kIsInteger) return code_of_x - (inside(x) ? x : T(0));  // the edges are the outermost codes
     const T outside = x < mask_low_ ? edge_low_ : edge_high_;
     return inside(x) ? code_of_x * scales_per_step_ - x : outside;
   }
 
  private:
+  static constexpr bool kIsInteger = kRounding == Rounding::kInteger || kRounding == Rounding::kIntegerTiesDown;
+
   // sum_m b_m cos((2m+1) pi u) from cos(pi u), by cos((2m+3) t) = 2 cos(2t) cos((2m+1) t) - cos((2m-1) t).
   template <Slope kSlope>
   STABLEQAT_HOST_DEVICE T fourier_sum(T cosine) const {
@@ -222,7 +226,7 @@ class QuantElement {
   T amplitudes_[kMaxAmplitudes] = {};
 };
 
-// Whether Rounding::kInteger holds: v = x, code = q, step = scale, and the edges are the outermost codes.
+// Whether the codes are the rounded values: v = x, code = q, step = scale, and the edges are the outermost codes.
 STABLEQAT_HOST_DEVICE inline bool is_integer(const QuantRule& rule) {
   return rule.levels == 1 && rule.shift == 0 && rule.code_factor == 1 && rule.code_offset == 0 && rule.steps_per_scale == 1 &&
          rule.edge_low == rule.clip_low && rule.edge_high == rule.clip_high;
@@ -232,6 +236,7 @@ STABLEQAT_HOST_DEVICE inline bool is_integer(const QuantRule& rule) {
 template <class Function>
 decltype(auto) with_rounding(const QuantRule& rule, Function&& function) {
   if (rule.is_sign) return function.template operator()<Rounding::kSign>();
+  if (rule.is_soft) return function.template operator()<Rounding::kIntegerTiesDown>();
   return is_integer(rule) ? function.template operator()<Rounding::kInteger>() : function.template operator()<Rounding::kAffine>();
 }
 
@@ -315,7 +320,7 @@ class SoftSurrogate {
 
   STABLEQAT_HOST_DEVICE SoftSurrogate(const QuantRule& rule, T alpha) : element_(rule), staircase_(alpha) {}
 
-  STABLEQAT_HOST_DEVICE const QuantElement<T, Rounding::kInteger>& element() const { return element_; }
+  STABLEQAT_HOST_DEVICE const QuantElement<T, Rounding::kIntegerTiesDown>& element() const { return element_; }
 
   STABLEQAT_HOST_DEVICE ElementGradients<T> gradients(T x, T incoming) const {
     const T code = element_.code(x);
@@ -326,7 +331,7 @@ class SoftSurrogate {
   }
 
  private:
-  QuantElement<T, Rounding::kInteger> element_;
+  QuantElement<T, Rounding::kIntegerTiesDown> element_;
   SoftStaircase<T> staircase_;
 };
 

@@ -15,7 +15,7 @@ inline constexpr int kMaxAmplitudes = 8;
 // (1 bit) takes code = +1 for x >= 0, else -1.
 struct QuantRule {
   bool is_sign = false;
-  bool is_soft = false;      // DSQ: gradient by tanh instead of the Fourier surrogate
+  bool is_soft = false;      // DSQ: gradient by tanh instead of the Fourier surrogate; halves are rounded down
   bool half_scales = false;  // the step is rounded to the fp16 grid before use
 
   double clip_low = 0;
