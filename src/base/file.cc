@@ -6,10 +6,13 @@
 #include <unistd.h>
 #include <xxhash.h>
 
+#include <algorithm>
 #include <array>
 #include <cerrno>
 #include <cstdio>
 #include <cstring>
+#include <memory>
+#include <new>
 #include <utility>
 
 #include "stableqat/base/error.h"
@@ -193,13 +196,31 @@ void write_text_file(const fs::path& path, std::string_view text) {
   file.commit();
 }
 
-std::string content_hash(std::span<const std::byte> bytes) {
-  const XXH64_hash_t hash = XXH3_64bits(bytes.data(), bytes.size());
+namespace {
+
+std::string hash_text(XXH64_hash_t hash) {
   std::array<char, 17> text{};
   std::snprintf(text.data(), text.size(), "%016llx", static_cast<unsigned long long>(hash));
   return std::string(text.data());
 }
 
-std::string file_content_hash(const fs::path& path) { return content_hash(MappedFile(path).bytes()); }
+}  // namespace
+
+std::string content_hash(std::span<const std::byte> bytes) { return hash_text(XXH3_64bits(bytes.data(), bytes.size())); }
+
+// Mapped pages count as memory of the process, so those that were read are given back: a checkpoint is larger than what training takes
+// besides.
+std::string file_content_hash(const fs::path& path) {
+  constexpr std::size_t kPiece = std::size_t{8} << 20;
+  const MappedFile file(path);
+  const std::unique_ptr<XXH3_state_t, decltype(&XXH3_freeState)> state(XXH3_createState(), &XXH3_freeState);
+  if (!state || XXH3_64bits_reset(state.get()) != XXH_OK) throw std::bad_alloc();
+  for (std::size_t first = 0; first < file.bytes().size(); first += kPiece) {
+    const auto piece = file.bytes().subspan(first, std::min(kPiece, file.bytes().size() - first));
+    XXH3_64bits_update(state.get(), piece.data(), piece.size());
+    ::madvise(const_cast<std::byte*>(piece.data()), piece.size(), MADV_DONTNEED);
+  }
+  return hash_text(XXH3_64bits_digest(state.get()));
+}
 
 }  // namespace stableqat

@@ -3,7 +3,11 @@
 #include <gtest/gtest.h>
 #include <unistd.h>
 
+#include <span>
+#include <string>
+
 #include "stableqat/base/error.h"
+#include "stableqat/base/memory.h"
 
 namespace stableqat {
 namespace {
@@ -62,11 +66,25 @@ TEST_F(FileTest, MissingFileIsADataErrorThatNamesIt) {
   }
 }
 
-TEST_F(FileTest, UnwritableFolderIsAnEnvironmentError) {
-  EXPECT_THROW(AtomicFile(folder_ / "no" / "such" / "folder"), EnvironmentError);
-}
+TEST_F(FileTest, UnwritableFolderIsAnEnvironmentError) { EXPECT_THROW(AtomicFile(folder_ / "no" / "such" / "folder"), EnvironmentError); }
 
 // XXH3's published value for the empty input.
+TEST_F(FileTest, HashOfAFileIsThatOfItsBytesAndKeepsNoneInMemory) {
+  std::string text(std::size_t{40} << 20, 'x');
+  for (std::size_t i = 0; i < text.size(); i += 1000) text[i] = static_cast<char>('a' + i / 1000 % 26);
+  const fs::path path = folder_ / "large";
+  write_text_file(path, text);
+  const std::string expected = content_hash(std::as_bytes(std::span(text)));
+  const bool can_reset = reset_peak_memory();
+  const std::uint64_t before = resident_memory();
+  EXPECT_EQ(file_content_hash(path), expected);
+  if (can_reset) {
+    EXPECT_LT(peak_memory(), before + (std::uint64_t{20} << 20));
+  }
+  write_text_file(path, "");
+  EXPECT_EQ(file_content_hash(path), content_hash({}));
+}
+
 TEST_F(FileTest, ContentHashIsXxh3) { EXPECT_EQ(content_hash({}), "2d06800538d394c2"); }
 
 }  // namespace
