@@ -75,7 +75,7 @@ def soft_round(weight, scale, alpha, q_min, q_max):
     interval = torch.floor(x.detach())
     sharpness = torch.log(2 / alpha - 1)
     soft = torch.tanh(sharpness * (x - interval - 0.5)) / (1 - alpha)
-    hard = soft + (torch.where(soft >= 0, 1.0, -1.0) - soft).detach()
+    hard = soft + (torch.where(soft > 0, 1.0, -1.0) - soft).detach()
     return torch.clamp(interval + (hard + 1) / 2, q_min, q_max) * step
 
 

@@ -94,9 +94,11 @@ StepParts TrainingSubject::step_parts() {
   return parts;
 }
 
-void TrainingSubject::map_and_forget_gradients() {
-  for (QuantizedWeight& weight : model_->weights()) weight.gradient_sums();
-  model_->model().visit_parameters([](const std::string&, ParameterRole, at::Tensor& value) { value.mutable_grad() = at::Tensor(); });
+void TrainingSubject::clear_gradients() {
+  const at::NoGradGuard no_grad;
+  model_->model().visit_parameters([](const std::string&, ParameterRole, at::Tensor& value) {
+    if (value.grad().defined()) value.mutable_grad().zero_();
+  });
 }
 
 PassCost TrainingSubject::pass() {
@@ -113,9 +115,10 @@ PassCost TrainingSubject::pass() {
   const Stopwatch backward;
   const HeadLoss loss = head_forward_backward(model_->model(), hidden.detach(), ids, 1.0);
   hidden.backward(loss.hidden_gradient);
-  map_and_forget_gradients();
+  for (QuantizedWeight& weight : model_->weights()) weight.gradient_sums();
   cost.backward_seconds = backward.seconds();
   cost.backward_bytes = observer_.peak_tensor_bytes();
+  clear_gradients();
   if (!std::isfinite(loss.loss)) {
     throw NumericError({"loss of the measured pass", std::to_string(loss.loss), "a finite number", "report it with the command line"});
   }

@@ -48,8 +48,8 @@ struct StepParts {
   double rest = 0.0;
 };
 
-// A forward and backward pass in the manner of the paper's cost table: quantization is part of forward, the surrogate part of backward,
-// and there is no optimizer.
+// A forward and backward pass in the manner of the paper's cost table: quantization is part of forward; backward ends with the surrogate,
+// evaluated on the whole gradient (QuantizedWeight::gradient_sums); there is no optimizer.
 struct PassCost {
   double forward_seconds = 0.0;
   double backward_seconds = 0.0;
@@ -78,7 +78,7 @@ class TrainingSubject {
   std::int64_t tensor_bytes_of_step();
 
  private:
-  void map_and_forget_gradients();
+  void clear_gradients();
 
   RunObserver observer_;  // first, so that it sees all memory
   TrainConfig config_;
