@@ -7,6 +7,7 @@ set(STABLEQAT_ISA_FLAGS_avx512 ${STABLEQAT_ISA_FLAGS_avx2} -mavx512f -mavx512bw 
 set(STABLEQAT_ISA_FLAGS_avx512_vnni ${STABLEQAT_ISA_FLAGS_avx512} -mavx512vnni)
 set(STABLEQAT_ISA_FLAGS_avx512_bf16 ${STABLEQAT_ISA_FLAGS_avx512_vnni} -mavx512bf16)
 
+# -fno-exceptions: kernels throw nothing, and tables of the unwinder would be symbols that the instruction sets share.
 function(stableqat_isa_kernels target)
   cmake_parse_arguments(arg "" "" "ISAS;OPTIONS" ${ARGN})
   if(NOT CMAKE_SYSTEM_PROCESSOR MATCHES "x86_64|AMD64")
@@ -21,7 +22,7 @@ function(stableqat_isa_kernels target)
       add_library(${objects} OBJECT "${file}")
       target_compile_features(${objects} PRIVATE cxx_std_20)
       target_compile_definitions(${objects} PRIVATE STABLEQAT_ISA=${isa})
-      target_compile_options(${objects} PRIVATE -O3 -fno-trapping-math -fno-math-errno ${STABLEQAT_ISA_FLAGS_${isa}} ${arg_OPTIONS})
+      target_compile_options(${objects} PRIVATE -O3 -fno-exceptions -fno-trapping-math -fno-math-errno ${STABLEQAT_ISA_FLAGS_${isa}} ${arg_OPTIONS})
       target_include_directories(${objects} PRIVATE "${PROJECT_SOURCE_DIR}/include" "${PROJECT_SOURCE_DIR}/src")
       target_link_libraries(${objects} PRIVATE LibTorch::openmp)
       stableqat_warnings(${objects})

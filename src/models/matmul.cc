@@ -14,21 +14,22 @@ namespace {
 
 using kernels::GemmOperand;
 
-// Below, packing the weight costs more than it saves.
-constexpr std::int64_t kFewRows = 8;
-
 bool is_row_major_float(const at::Tensor& matrix) {
   return matrix.device().is_cpu() && matrix.scalar_type() == at::kFloat && matrix.stride(1) == 1 && matrix.stride(0) >= matrix.size(1);
 }
 
 bool have_kernel(const at::Tensor& a, const at::Tensor& b, std::int64_t rows) {
-  return rows >= kFewRows && is_row_major_float(a) && is_row_major_float(b);
+  return rows >= kernels::kFewRows && is_row_major_float(a) && is_row_major_float(b);
 }
 
 GemmOperand operand(const at::Tensor& matrix, bool transposed) { return {matrix.const_data_ptr<float>(), matrix.stride(0), transposed}; }
 
 void run(std::int64_t depth, const GemmOperand& a, const GemmOperand& b, at::Tensor& c, bool accumulate) {
   require_memory(kernels::gemm_kernels().fp32(c.size(0), c.size(1), depth, a, b, c.mutable_data_ptr<float>(), c.stride(0), accumulate));
+}
+
+kernels::ScaledCodes scaled_codes(const at::Tensor& codes, const at::Tensor& step) {
+  return {{codes.const_data_ptr<std::int8_t>(), codes.size(0), codes.size(1)}, step.const_data_ptr<float>(), codes.size(1) / step.size(1)};
 }
 
 }  // namespace
@@ -66,10 +67,30 @@ void add_input_gradient(at::Tensor& dx, const at::Tensor& dy, const at::Tensor& 
   run(dy.size(1), operand(dy, false), operand(w, false), dx, accumulate);
 }
 
-void add_weight_gradient(at::Tensor& gradient, at::ScalarType type, const at::Tensor& dy, const at::Tensor& x) {
+at::Tensor forward(const at::Tensor& x, const at::Tensor& codes, const at::Tensor& step) {
+  at::Tensor y = at::empty({x.size(0), codes.size(0)}, x.options());
+  require_memory(
+      kernels::gemm_kernels().codes_forward(x.size(0), x.const_data_ptr<float>(), scaled_codes(codes, step), y.mutable_data_ptr<float>()));
+  return y;
+}
+
+void add_input_gradient(at::Tensor& dx, const at::Tensor& dy, const at::Tensor& codes, const at::Tensor& step) {
+  const bool accumulate = dx.defined();
+  if (!accumulate) dx = at::empty({dy.size(0), codes.size(1)}, dy.options());
+  require_memory(kernels::gemm_kernels().codes_input_gradient(dy.size(0), dy.const_data_ptr<float>(), scaled_codes(codes, step),
+                                                              dx.mutable_data_ptr<float>(), accumulate));
+}
+
+void add_weight_gradient(at::Tensor& gradient, at::ScalarType type, const at::Tensor& dy, const at::Tensor& x, bool in_bf16) {
   const bool accumulate = gradient.defined();
   if (type == at::kFloat && have_kernel(dy, x, dy.size(0))) {
+    const kernels::GemmKernels& kernels = kernels::gemm_kernels();
     if (!accumulate) gradient = at::empty({dy.size(1), x.size(1)}, x.options());
+    if (in_bf16 && kernels.has_fast_bf16 && dy.is_contiguous() && x.is_contiguous()) {
+      require_memory(kernels.bf16_weight_gradient(dy.size(0), dy.size(1), x.size(1), dy.const_data_ptr<float>(), x.const_data_ptr<float>(),
+                                                  gradient.mutable_data_ptr<float>(), accumulate));
+      return;
+    }
     run(dy.size(0), operand(dy, true), operand(x, false), gradient, accumulate);
   } else if (!accumulate) {
     gradient = at::mm(dy.t(), x).to(type);

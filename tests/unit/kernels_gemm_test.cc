@@ -21,8 +21,8 @@ struct Shape {
   std::int64_t rows, n, m;  // y [rows, n] = x [rows, m] w^T, w [n, m]
 };
 // Single elements, remainders of every tile and register, more than one block of the longest sum, whole tiles.
-constexpr Shape kShapes[] = {{1, 1, 1},     {5, 7, 3},      {12, 32, 64},   {13, 45, 71},
-                             {37, 33, 513}, {31, 1100, 17}, {25, 64, 1290}, {96, 130, 96}};
+constexpr Shape kShapes[] = {{1, 1, 1},      {5, 7, 3},      {12, 32, 64},  {13, 45, 71},  {37, 33, 513},
+                             {31, 1100, 17}, {25, 64, 1290}, {96, 130, 96}, {7, 90, 1152}, {9, 90, 1152}};
 
 std::vector<Isa> supported_isas() {
   std::vector<Isa> isas;
@@ -159,16 +159,69 @@ TEST(Gemm, RowsAreRoundedToSixteenBits) {
   });
 }
 
-TEST(Gemm, RowOfZerosAndRowNotFinite) {
+TEST(Gemm, RowsOfZerosTinyOrNotFinite) {
   for (const Isa isa : supported_isas()) {
-    std::vector<float> x(3 * 40, 0.0f);
+    std::vector<float> x(5 * 40, 0.0f);
     x[40 + 17] = std::numeric_limits<float>::quiet_NaN();
     x[80 + 3] = -std::numeric_limits<float>::infinity();
-    const Rounded rows = round_rows(gemm_kernels(isa), x, 3, nullptr);
+    x[120 + 7] = std::numeric_limits<float>::denorm_min();
+    x[160 + 7] = -kSmallestRow;
+    x[160 + 8] = kSmallestRow / 2;
+    const Rounded rows = round_rows(gemm_kernels(isa), x, 5, nullptr);
     EXPECT_EQ(rows.scale[0], 0.0f);
-    EXPECT_FALSE(std::isfinite(rows.scale[1]));
-    EXPECT_FALSE(std::isfinite(rows.scale[2]));
+    EXPECT_TRUE(std::isnan(rows.scale[1]));
+    EXPECT_TRUE(std::isnan(rows.scale[2]));
+    EXPECT_EQ(rows.scale[3], 0.0f);
+    EXPECT_TRUE(std::all_of(rows.codes.begin(), rows.codes.begin() + 4 * rows.ld, [](int code) { return code == 0; }));
+    EXPECT_EQ(rows.codes[static_cast<std::size_t>(4 * rows.ld + 7)], -32767);
+    EXPECT_NEAR(rows.codes[static_cast<std::size_t>(4 * rows.ld + 8)], 16384, 1);
   }
+}
+
+// The largest sums there can be: they overflow 32 bits unless blocks are short enough.
+TEST(Gemm, LargestIntegerSums) {
+  const Shape s{3, 40, 2048};
+  for (const Isa isa : supported_isas()) {
+    const GemmKernels& kernels = gemm_kernels(isa);
+    const std::vector<float> ones(static_cast<std::size_t>(s.m), 1.0f);
+    const std::vector<std::int8_t> codes(static_cast<std::size_t>(s.n * s.m), -128);
+    const Rounded x = round_rows(kernels, std::vector<float>(static_cast<std::size_t>(s.rows * s.m), 1.0f), s.rows, nullptr);
+    std::vector<float> y(static_cast<std::size_t>(s.rows * s.n));
+    ASSERT_TRUE(kernels.integer_forward(s.rows, x.view(), {codes.data(), s.n, s.m}, ones.data(), y.data(), s.n, false));
+    const double eps = std::numeric_limits<float>::epsilon();
+    for (const float value : y) ASSERT_NEAR(value, -128.0 * static_cast<double>(s.m), 8 * eps * 128.0 * static_cast<double>(s.m));
+  }
+}
+
+// Dequantized on the way, a weight gives what it gives when it is dequantized before.
+TEST(Gemm, CodesEqualTheDequantizedWeight) {
+  for_all([](const GemmKernels& kernels, const Shape& s) {
+    for (const std::int64_t group : {s.m, std::int64_t{32}, std::int64_t{128}}) {
+      if (s.m % group != 0) continue;
+      Matrices in(s);
+      const std::int64_t groups = s.m / group;
+      const std::vector<float> step = in.fill(s.n * groups);
+      std::vector<float> w(in.w.size());
+      for (std::size_t i = 0; i < w.size(); ++i) w[i] = static_cast<float>(in.codes[i]) * step[i / static_cast<std::size_t>(group)];
+      const ScaledCodes scaled{{in.codes.data(), s.n, s.m}, step.data(), group};
+
+      std::vector<float> y(static_cast<std::size_t>(s.rows * s.n), 2.0f);
+      ASSERT_TRUE(kernels.codes_forward(s.rows, in.x.data(), scaled, y.data()));
+      if (s.rows < kFewRows) {
+        expect_product(
+            y, s.rows, s.n, s.m, [&](auto i, auto l) { return at(in.x, s.m, i, l); }, [&](auto l, auto j) { return at(w, s.m, j, l); }, 0);
+      } else {
+        std::vector<float> expected(y.size());
+        ASSERT_TRUE(kernels.fp32(s.rows, s.n, s.m, {in.x.data(), s.m, false}, {w.data(), s.m, true}, expected.data(), s.n, false));
+        ASSERT_EQ(y, expected) << "group " << group;
+      }
+      std::vector<float> dx(static_cast<std::size_t>(s.rows * s.m), 2.0f);
+      std::vector<float> expected_dx = dx;
+      ASSERT_TRUE(kernels.codes_input_gradient(s.rows, in.dy.data(), scaled, dx.data(), true));
+      ASSERT_TRUE(kernels.fp32(s.rows, s.m, s.n, {in.dy.data(), s.n, false}, {w.data(), s.m, false}, expected_dx.data(), s.m, true));
+      ASSERT_EQ(dx, expected_dx) << "group " << group;
+    }
+  });
 }
 
 // Integer sums are exact: a block of up to kGemmDepth terms must come out as the one fp32 number next to them.

@@ -3,10 +3,10 @@
 // Three kinds of arithmetic, all summed in registers over at most kGemmDepth terms before they are added to C:
 //   fp32     fused multiply-add where the instruction set has it;
 //   bf16     both operands rounded to bfloat16 (ties to even), products exact, sums in fp32;
-//   integer  B holds the codes of a quantized weight, A is rounded row by row to 16-bit integers (quantize_rows): products and sums of a
-//   block
-//            are exact integers, so that the result has the same bits on every instruction set. A 16-bit integer is what two int8 digits
-//            can hold; one instruction takes both.
+//   integer  B holds the codes of a quantized weight, A is rounded row by row to 16-bit integers (quantize_rows): products and sums of
+//            up to kGemmDepth terms are exact integers, so that the result has the same bits on every instruction set. A 16-bit integer is
+//            what two int8 digits can hold; one instruction takes both.
+// fp32 products take a quantized weight by its codes, too: dequantized as it is packed, it need not be kept in fp32.
 // All arrays are dense but for the leading dimension (ld.., in elements) of row-major matrices. The sums' order depends on shapes only, not
 // on the number of threads. Work is shared among OpenMP threads. Thread-safe. A function returns false, with C untouched or half-written,
 // when there is no memory for its scratch (some 300 KB a thread; the bf16 ones half the size of dy more).
@@ -21,6 +21,12 @@ namespace stableqat::kernels {
 // Longest sum taken in one go: with it 32767 * 128 * depth stays an int32.
 inline constexpr std::int64_t kGemmDepth = 512;
 
+// Products with fewer rows of activations do not repay packing the weight.
+inline constexpr std::int64_t kFewRows = 8;
+
+// Rows with nothing larger are rounded to zeros: 32767 over it would not be finite.
+inline constexpr float kSmallestRow = 1e-33f;
+
 // A row-major matrix, or one that is read as its transpose.
 struct GemmOperand {
   const float* data;
@@ -33,6 +39,14 @@ struct GemmCodes {
   const std::int8_t* data;
   std::int64_t rows;
   std::int64_t columns;
+};
+
+// A quantized weight: w_q = code * step, rounded once. step [rows, columns / group]; a step holds for `group` columns: a power of two of at
+// least 32, or all.
+struct ScaledCodes {
+  GemmCodes codes;
+  const float* step;
+  std::int64_t group;
 };
 
 // Rows of 16-bit integers: value = code * scale[row]. Rows begin `ld` elements apart (even); elements from k to the next even number are
@@ -54,12 +68,19 @@ struct GemmKernels {
   // c [m, n] (+)= a b in fp32. a [m, k], b [k, n].
   bool (*fp32)(std::int64_t m, std::int64_t n, std::int64_t k, GemmOperand a, GemmOperand b, float* c, std::int64_t ldc, bool accumulate);
 
+  // y [m, N] = x w_q^T. w_q [N, M], x [m, M]; x and y without gaps. From kFewRows rows on equal to fp32() with w_q, bit for bit; below,
+  // each element is summed in an order of its own, reading every code once.
+  bool (*codes_forward)(std::int64_t m, const float* x, ScaledCodes w, float* y);
+
+  // dx [m, M] (+)= dy w_q. w_q [N, M], dy [m, N]; all without gaps. Equal to fp32() with w_q, bit for bit.
+  bool (*codes_input_gradient)(std::int64_t m, const float* dy, ScaledCodes w, float* dx, bool accumulate);
+
   // dw [N, M] (+)= dy^T x with both rounded to bf16. dy [m, N], x [m, M], all without gaps.
   bool (*bf16_weight_gradient)(std::int64_t m, std::int64_t N, std::int64_t M, const float* dy, const float* x, float* dw, bool accumulate);
 
   // x [m, k] with ld columns a row, each multiplied by column_scale [k] unless that is null -> rows: codes [m, quantized_row_stride(k)]
-  // (padding zeroed) and scale [m] = max |x| / 32767 (0 for a row of zeros). Rounded to nearest, ties to even. A row with NaN or infinity
-  // gets a scale that is not finite.
+  // (padding zeroed) and scale [m] = max |x| / 32767. Rounded to nearest, ties to even. A row whose largest value is below kSmallestRow is
+  // taken as zeros, with scale 0. A row with NaN or infinity gets codes 0 and scale NaN.
   void (*quantize_rows)(std::int64_t m, std::int64_t k, const float* x, std::int64_t ld, const float* column_scale, std::int16_t* codes,
                         float* scale);
 

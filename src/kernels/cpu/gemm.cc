@@ -10,8 +10,9 @@
 namespace stableqat::kernels::inline STABLEQAT_ISA {
 namespace {
 
-constexpr std::int64_t kUnitsPerBlock = kGemmDepth / 2;           // of k taken in one go; fp32 takes half of kGemmDepth
-constexpr std::int64_t kPanelsPerGroup = 512 / kTileColumns / 2;  // packed panels of B kept in the second-level cache: 256 KB
+constexpr std::int64_t kUnitsPerBlock = kGemmDepth / 2;       // of k taken in one go; fp32 takes half of kGemmDepth
+constexpr std::int64_t kUnitsMultiple = 32;                   // blocks are so many units or a multiple: whole vectors, whole groups
+constexpr std::int64_t kPanelsPerGroup = 256 / kTileColumns;  // packed panels of B kept in the second-level cache: 256 KB
 constexpr std::size_t kAlignment = 64;
 
 constexpr std::int64_t ceil_div(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
@@ -78,7 +79,7 @@ void multiply_range(const Shape& shape, const UnitsA& a, const SourceB& b, const
         return static_cast<int>(left < kTileColumns ? left : kTileColumns);
       };
       for (std::int64_t panel = group; panel < group_end; ++panel) {
-        b.pack(unit, units, panel * kTileColumns, columns_of(panel), packed + (panel - group) * panel_size);
+        pack_panel(b, unit, units, panel * kTileColumns, columns_of(panel), packed + (panel - group) * panel_size);
       }
       OutputC out = c;
       out.accumulate = c.accumulate || unit > 0;
@@ -100,7 +101,7 @@ bool multiply(const Shape& shape, const UnitsA& a, const SourceB& b, const Outpu
   const std::int64_t tile_rows = ceil_div(shape.m, kTileRows);
   const std::int64_t panels = ceil_div(shape.n, kTileColumns);
   const std::int64_t blocks = ceil_div(shape.units, kUnitsPerBlock);
-  const std::int64_t units_per_block = ceil_div(shape.units, blocks > 0 ? blocks : 1);
+  const std::int64_t units_per_block = ceil_div(ceil_div(shape.units, blocks > 0 ? blocks : 1), kUnitsMultiple) * kUnitsMultiple;
   const bool small = shape.m * shape.n * shape.units < 32768;
   const Grid grid = choose_grid(small ? 1 : omp_get_max_threads(), tile_rows, panels);
   const std::int64_t threads = grid.row_parts * grid.panel_parts;
@@ -127,6 +128,57 @@ bool fp32(std::int64_t m, std::int64_t n, std::int64_t k, GemmOperand a, GemmOpe
     return multiply<Fp32, true>(shape, {units_of(a.data), a.ld, 1}, source, out);
   };
   return b.transposed ? with_a(Fp32Transposed{b.data, b.ld}) : with_a(Fp32Rows{b.data, b.ld});
+}
+
+int group_bits(const ScaledCodes& w) { return w.group == w.codes.columns ? 63 : __builtin_ctzll(static_cast<std::uint64_t>(w.group)); }
+
+// Sum of codes[j] * x[j] in kWidth parts, which are added last.
+float dot(std::int64_t count, const std::int8_t* codes, const float* x) {
+  Floats sum{};
+  std::int64_t j = 0;
+  for (; j + kWidth <= count; j += kWidth) {
+    sum = multiply_add(__builtin_convertvector(load<Bytes>(codes + j), Floats), load<Floats>(x + j), sum);
+  }
+  float total = 0.0f;
+  for (int lane = 0; lane < kWidth; ++lane) total += sum[lane];
+  for (; j < count; ++j) total += static_cast<float>(codes[j]) * x[j];
+  return total;
+}
+
+// Rows [first, last) of w times the few rows of x: sums of a group of columns are scaled once.
+void few_rows_forward(std::int64_t m, const float* x, const ScaledCodes& w, std::int64_t first, std::int64_t last, float* y) {
+  const std::int64_t columns = w.codes.columns;
+  const std::int64_t groups = columns / w.group;
+  for (std::int64_t n = first; n < last; ++n) {
+    float sums[kFewRows] = {};
+    for (std::int64_t g = 0; g < groups; ++g) {
+      const std::int8_t* codes = w.codes.data + n * columns + g * w.group;
+      const float* values = x + g * w.group;
+      const float step = w.step[n * groups + g];
+      for (std::int64_t i = 0; i < m; ++i) sums[i] += step * dot(w.group, codes, values + i * columns);
+    }
+    for (std::int64_t i = 0; i < m; ++i) y[i * w.codes.rows + n] = sums[i];
+  }
+}
+
+bool codes_forward(std::int64_t m, const float* x, ScaledCodes w, float* y) {
+  const GemmCodes& q = w.codes;
+  if (m < kFewRows) {
+    constexpr std::int64_t kRowsPerPart = 64;
+#pragma omp parallel for schedule(static) if (m * q.rows * q.columns >= 32768)
+    for (std::int64_t n = 0; n < q.rows; n += kRowsPerPart) {
+      few_rows_forward(m, x, w, n, n + kRowsPerPart < q.rows ? n + kRowsPerPart : q.rows, y);
+    }
+    return true;
+  }
+  const CodesTransposedAsFp32 source{q.data, q.columns, w.step, q.columns / w.group, group_bits(w)};
+  return multiply<Fp32, true>({m, q.rows, q.columns}, {units_of(x), q.columns, 1}, source, {y, q.rows, false, nullptr, nullptr});
+}
+
+bool codes_input_gradient(std::int64_t m, const float* dy, ScaledCodes w, float* dx, bool accumulate) {
+  const GemmCodes& q = w.codes;
+  const CodeRowsAsFp32 source{q.data, q.columns, w.step, q.columns / w.group, group_bits(w)};
+  return multiply<Fp32, true>({m, q.columns, q.rows}, {units_of(dy), q.rows, 1}, source, {dx, q.columns, accumulate, nullptr, nullptr});
 }
 
 // dw (+)= dy^T x: dy's rows are rounded and paired once, x's as they are packed.
@@ -160,42 +212,58 @@ bool integer_weight_gradient(std::int64_t rows, std::int64_t n, std::int64_t m, 
   return multiply<Fp32, false>({n, m, rows}, {units_of(dy), 1, n}, values, {dw, m, accumulate, nullptr, nullptr});
 }
 
-void quantize_rows(std::int64_t m, std::int64_t k, const float* x, std::int64_t ld, const float* column_scale, std::int16_t* codes,
-                   float* scale) {
+struct RowRange {
+  float largest;  // magnitude
+  float unsound;  // NaN if any value is NaN or infinite, else 0
+};
+
+template <class Value>
+RowRange range_of_row(std::int64_t k, Value&& value) {
+  float largest = 0.0f;
+  float unsound = 0.0f;
+#pragma omp simd reduction(max : largest) reduction(+ : unsound)
+  for (std::int64_t j = 0; j < k; ++j) {
+    const float magnitude = __builtin_fabsf(value(j));
+    largest = magnitude > largest ? magnitude : largest;
+    unsound += magnitude * 0.0f;
+  }
+  return {largest, unsound};
+}
+
+template <class Value>
+void quantize_row(std::int64_t k, Value&& value, std::int16_t* codes, float* scale) {
   constexpr float kLargest = 32767.0f;
   constexpr float kRoundingMagic = 12582912.0f;  // 1.5 * 2^23: adding it leaves no bits for the fraction
+  const auto [largest, unsound] = range_of_row(k, value);
   const std::int64_t stride = quantized_row_stride(k);
+  const bool usable = largest >= kSmallestRow && unsound == 0.0f;
+  *scale = usable ? largest / kLargest : unsound;
+  if (!usable) {
+    for (std::int64_t j = 0; j < stride; ++j) codes[j] = 0;
+    return;
+  }
+  const float inverse = kLargest / largest;
+#pragma omp simd
+  for (std::int64_t j = 0; j < k; ++j) {
+    const float rounded = (value(j) * inverse + kRoundingMagic) - kRoundingMagic;
+    codes[j] = static_cast<std::int16_t>(static_cast<std::int32_t>(rounded));
+  }
+  for (std::int64_t j = k; j < stride; ++j) codes[j] = 0;
+}
+
+void quantize_rows(std::int64_t m, std::int64_t k, const float* x, std::int64_t ld, const float* column_scale, std::int16_t* codes,
+                   float* scale) {
 #pragma omp parallel for schedule(static) if (m * k >= 32768)
   for (std::int64_t i = 0; i < m; ++i) {
     const float* row = x + i * ld;
-    std::int16_t* out = codes + i * stride;
-    float largest = 0.0f;
-    float unsound = 0.0f;  // NaN if any value is NaN or infinite
+    std::int16_t* out = codes + i * quantized_row_stride(k);
     if (column_scale == nullptr) {
-#pragma omp simd reduction(max : largest) reduction(+ : unsound)
-      for (std::int64_t j = 0; j < k; ++j) {
-        const float magnitude = __builtin_fabsf(row[j]);
-        largest = magnitude > largest ? magnitude : largest;
-        unsound += row[j] * 0.0f;
-      }
+      quantize_row(
+          k, [row](std::int64_t j) { return row[j]; }, out, scale + i);
     } else {
-#pragma omp simd reduction(max : largest) reduction(+ : unsound)
-      for (std::int64_t j = 0; j < k; ++j) {
-        const float value = row[j] * column_scale[j];
-        const float magnitude = __builtin_fabsf(value);
-        largest = magnitude > largest ? magnitude : largest;
-        unsound += value * 0.0f;
-      }
+      quantize_row(
+          k, [row, column_scale](std::int64_t j) { return row[j] * column_scale[j]; }, out, scale + i);
     }
-    const float inverse = largest > 0.0f ? kLargest / largest : 0.0f;
-    scale[i] = largest / kLargest + unsound;
-#pragma omp simd
-    for (std::int64_t j = 0; j < k; ++j) {
-      const float value = column_scale == nullptr ? row[j] : row[j] * column_scale[j];
-      const float rounded = (value * inverse + kRoundingMagic) - kRoundingMagic;
-      out[j] = static_cast<std::int16_t>(static_cast<std::int32_t>(rounded));
-    }
-    for (std::int64_t j = k; j < stride; ++j) out[j] = 0;
   }
 }
 
@@ -223,7 +291,15 @@ constexpr bool kHasFastBf16 = false;
 }  // namespace
 
 extern const GemmKernels gemm_table;
-const GemmKernels gemm_table = {kHasFastInteger,        kHasFastBf16,           fp32, bf16_weight_gradient, quantize_rows, integer_forward,
-                                integer_input_gradient, integer_weight_gradient};
+const GemmKernels gemm_table = {.has_fast_integer = kHasFastInteger,
+                                .has_fast_bf16 = kHasFastBf16,
+                                .fp32 = fp32,
+                                .codes_forward = codes_forward,
+                                .codes_input_gradient = codes_input_gradient,
+                                .bf16_weight_gradient = bf16_weight_gradient,
+                                .quantize_rows = quantize_rows,
+                                .integer_forward = integer_forward,
+                                .integer_input_gradient = integer_input_gradient,
+                                .integer_weight_gradient = integer_weight_gradient};
 
 }  // namespace stableqat::kernels::inline STABLEQAT_ISA

@@ -6,18 +6,16 @@
 #include <cstring>
 
 #include "kernels/cpu/vector.h"
+#include "stableqat/base/half.h"
 
 namespace stableqat::kernels::inline STABLEQAT_ISA {
 
 inline std::int32_t bits_of(float value) { return std::bit_cast<std::int32_t>(value); }
 
-// Two fp32 values as bf16 in one unit, the first in the low half. Ties to even; NaN stays NaN.
-inline std::int32_t bf16_bits(float value) {
-  const std::uint32_t bits = std::bit_cast<std::uint32_t>(value);
-  const std::uint32_t rounded = (bits + 0x7fffU + ((bits >> 16) & 1U)) >> 16;
-  return static_cast<std::int32_t>(value == value ? rounded : 0x7fc0U);
+// Two fp32 values as bf16 in one unit, the first in the low half.
+inline std::int32_t bf16_pair(float first, float second) {
+  return static_cast<std::int32_t>(float_to_bfloat16(first) | static_cast<std::uint32_t>(float_to_bfloat16(second)) << 16);
 }
-inline std::int32_t bf16_pair(float first, float second) { return bf16_bits(first) | bf16_bits(second) << 16; }
 inline std::int32_t code_pair(std::int8_t first, std::int8_t second) {
   return (static_cast<std::int32_t>(first) & 0xffff) | static_cast<std::int32_t>(static_cast<std::uint32_t>(second) << 16);
 }
@@ -56,57 +54,94 @@ void pack_panel_transposed(const Source& source, std::int64_t first_unit, std::i
   }
 }
 
-// The sources: unit(u, j) of column j of B.
+template <class Source>
+void pack_panel(const Source& source, std::int64_t first_unit, std::int64_t units, std::int64_t column, int columns, std::int32_t* panel) {
+  if constexpr (Source::kTransposed) {
+    pack_panel_transposed(source, first_unit, units, column, columns, panel);
+  } else if constexpr (requires { source.panel(column); }) {
+    pack_panel_rows(source.panel(column), first_unit, units, column, columns, panel);
+  } else {
+    pack_panel_rows(source, first_unit, units, column, columns, panel);
+  }
+}
+
+// The sources: unit(u, j) of column j of B; those that hold its transpose also kWidth units u, u + 1, ... at once.
 
 struct Fp32Rows {
+  static constexpr bool kTransposed = false;
   const float* data;
   std::int64_t ld;
 
   std::int32_t unit(std::int64_t u, std::int64_t j) const { return bits_of(data[u * ld + j]); }
-  void pack(std::int64_t first, std::int64_t units, std::int64_t column, int columns, std::int32_t* panel) const {
-    pack_panel_rows(*this, first, units, column, columns, panel);
-  }
 };
 
 struct Fp32Transposed {
+  static constexpr bool kTransposed = true;
   const float* data;
   std::int64_t ld;
 
   std::int32_t unit(std::int64_t u, std::int64_t j) const { return bits_of(data[j * ld + u]); }
   bool has_vector(std::int64_t) const { return true; }
   Ints vector(std::int64_t u, std::int64_t j) const { return load<Ints>(data + j * ld + u); }
-  void pack(std::int64_t first, std::int64_t units, std::int64_t column, int columns, std::int32_t* panel) const {
-    pack_panel_transposed(*this, first, units, column, columns, panel);
+};
+
+// Dequantized on the way: codes [k, n] with a step for each row and group of 2^group_bits columns ...
+struct CodeRowsAsFp32 {
+  static constexpr bool kTransposed = false;
+  const std::int8_t* data;
+  std::int64_t ld;
+  const float* step;
+  std::int64_t steps_per_row;
+  int group_bits;
+
+  // A panel's columns are of one group, because groups are whole panels wide.
+  CodeRowsAsFp32 panel(std::int64_t column) const { return {data, ld, step + (column >> group_bits), steps_per_row, group_bits}; }
+  std::int32_t unit(std::int64_t u, std::int64_t j) const {
+    return bits_of(static_cast<float>(data[u * ld + j]) * step[u * steps_per_row]);
+  }
+};
+
+// ... or [n, k].
+struct CodesTransposedAsFp32 {
+  static constexpr bool kTransposed = true;
+  const std::int8_t* data;
+  std::int64_t ld;
+  const float* step;
+  std::int64_t steps_per_row;
+  int group_bits;
+
+  float step_of(std::int64_t u, std::int64_t j) const { return step[j * steps_per_row + (u >> group_bits)]; }
+  std::int32_t unit(std::int64_t u, std::int64_t j) const { return bits_of(static_cast<float>(data[j * ld + u]) * step_of(u, j)); }
+  bool has_vector(std::int64_t) const { return true; }  // groups are whole vectors wide, and blocks begin at multiples of them
+  Ints vector(std::int64_t u, std::int64_t j) const {
+    return std::bit_cast<Ints>(__builtin_convertvector(load<Bytes>(data + j * ld + u), Floats) * step_of(u, j));
   }
 };
 
 // B [k, n] as rows of 16-bit integers with their scales, turned into fp32 ...
 struct Int16RowsAsFp32 {
+  static constexpr bool kTransposed = false;
   const std::int16_t* codes;
   std::int64_t ld;
   const float* scale;
 
   float value(std::int64_t row, std::int64_t j) const { return static_cast<float>(codes[row * ld + j]) * scale[row]; }
   std::int32_t unit(std::int64_t u, std::int64_t j) const { return bits_of(value(u, j)); }
-  void pack(std::int64_t first, std::int64_t units, std::int64_t column, int columns, std::int32_t* panel) const {
-    pack_panel_rows(*this, first, units, column, columns, panel);
-  }
 };
 
 // ... or bf16.
 struct Int16RowsAsBf16 {
+  static constexpr bool kTransposed = false;
   Int16RowsAsFp32 rows;
   std::int64_t k;
 
   std::int32_t unit(std::int64_t u, std::int64_t j) const {
     return bf16_pair(rows.value(2 * u, j), 2 * u + 1 < k ? rows.value(2 * u + 1, j) : 0.0f);
   }
-  void pack(std::int64_t first, std::int64_t units, std::int64_t column, int columns, std::int32_t* panel) const {
-    pack_panel_rows(*this, first, units, column, columns, panel);
-  }
 };
 
 struct Bf16Rows {
+  static constexpr bool kTransposed = false;
   const float* data;
   std::int64_t ld;
   std::int64_t k;
@@ -115,13 +150,11 @@ struct Bf16Rows {
     const float* row = data + 2 * u * ld + j;
     return bf16_pair(row[0], 2 * u + 1 < k ? row[ld] : 0.0f);
   }
-  void pack(std::int64_t first, std::int64_t units, std::int64_t column, int columns, std::int32_t* panel) const {
-    pack_panel_rows(*this, first, units, column, columns, panel);
-  }
 };
 
 // Codes [k, n].
 struct CodeRows {
+  static constexpr bool kTransposed = false;
   const std::int8_t* data;
   std::int64_t ld;
   std::int64_t k;
@@ -130,13 +163,11 @@ struct CodeRows {
     const std::int8_t* row = data + 2 * u * ld + j;
     return code_pair(row[0], 2 * u + 1 < k ? row[ld] : std::int8_t{0});
   }
-  void pack(std::int64_t first, std::int64_t units, std::int64_t column, int columns, std::int32_t* panel) const {
-    pack_panel_rows(*this, first, units, column, columns, panel);
-  }
 };
 
 // Codes [n, k].
 struct CodesTransposed {
+  static constexpr bool kTransposed = true;
   const std::int8_t* data;
   std::int64_t ld;
   std::int64_t k;
@@ -148,9 +179,6 @@ struct CodesTransposed {
   bool has_vector(std::int64_t u) const { return 2 * (u + kWidth) <= k; }
   Ints vector(std::int64_t u, std::int64_t j) const {
     return std::bit_cast<Ints>(__builtin_convertvector(load<HalfBytes>(data + j * ld + 2 * u), Shorts));
-  }
-  void pack(std::int64_t first, std::int64_t units, std::int64_t column, int columns, std::int32_t* panel) const {
-    pack_panel_transposed(*this, first, units, column, columns, panel);
   }
 };
 

@@ -20,6 +20,7 @@ typedef float Floats __attribute__((vector_size(kWidth * 4)));
 typedef std::int32_t Ints __attribute__((vector_size(kWidth * 4)));
 typedef std::uint32_t UnsignedInts __attribute__((vector_size(kWidth * 4)));
 typedef std::int16_t Shorts __attribute__((vector_size(kWidth * 4)));  // 2 * kWidth of them
+typedef std::int8_t Bytes __attribute__((vector_size(kWidth)));
 typedef std::int8_t HalfBytes __attribute__((vector_size(kWidth * 2)));
 
 template <class Vector>
