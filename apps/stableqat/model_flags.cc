@@ -56,6 +56,7 @@ LoadedModel load_model(const ModelFlags& flags) {
   const auto settings = flags.has_bits ? std::make_optional(QuantizationSettings{flags.spec, {}}) : stored_quantization(*source);
   QuantizedModel model(*source, types.master, settings);
   model.model().set_compute_dtype(types.compute);
+  model.set_code_products(types.products);
   return {std::move(source), std::move(tokenizer), std::move(model)};
 }
 

@@ -12,12 +12,11 @@
 #include <algorithm>
 
 #include "bench/stopwatch.h"
+#include "stableqat/models/head.h"
 
 namespace stableqat::bench {
 
 namespace {
-
-constexpr std::int64_t kHeadRows = 256;  // a chunk of the head
 
 // A weight matrix [N, M] and how often a model has it.
 struct Matrix {
@@ -63,7 +62,7 @@ GemmReference::GemmReference(const ModelConfig& config, std::int64_t rows) {
         {count, at::rand({r, m}), at::rand({n, m}), at::empty({r, n}), at::rand({r, n}), at::empty({r, m}), at::zeros({n, m})});
   };
   for (const Matrix& matrix : block_matrices(config)) add(static_cast<double>(matrix.count), rows, matrix.rows, matrix.columns);
-  const std::int64_t head_rows = std::min(rows, kHeadRows);
+  const std::int64_t head_rows = std::min(rows, kHeadChunkRows);
   add(static_cast<double>(rows) / static_cast<double>(head_rows), head_rows, config.vocab_size, config.hidden_size);
 }
 

@@ -89,7 +89,9 @@ void check_codes(const QuantizedWeight& weight) {
                                 weight.scale().const_data_ptr<T>(), codes.mutable_data_ptr<std::int8_t>(),
                                 dequantized.mutable_data_ptr<T>());
   if (!at::equal(codes, weight.codes())) differs(weight.name() + ", codes", largest(codes.to(at::kInt) - weight.codes().to(at::kInt)), 0);
-  const at::Tensor in_use = weight.dequantized().detach();
+  const at::Tensor in_use = weight.has_dequantized()
+                                ? weight.dequantized().detach()
+                                : (weight.codes().view({segments, -1}) * weight.step().view({-1, 1})).view(codes.sizes());
   if (!at::equal(dequantized, in_use)) differs(weight.name() + ", dequantized weights", largest(dequantized - in_use), 0);
 }
 

@@ -51,7 +51,7 @@ TrainingSubject::TrainingSubject(const TrainingJob& job) : config_(job.config) {
   const auto source = open(job);
   model_ = std::make_unique<QuantizedModel>(*source, types.master, quantization_settings(config_.quantization));
   model_->model().set_compute_dtype(types.compute);
-  model_->set_integer_products(types.integer_products);
+  model_->set_code_products(types.products);
   step_ = std::make_unique<TrainStep>(*model_, train_step_options(config_.train));
   batches_ = random_batches(config_, source->config().vocab_size);
 }

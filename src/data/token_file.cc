@@ -9,6 +9,7 @@
 #include "data/token_file_info.h"
 #include "data/token_index_format.h"
 #include "stableqat/base/error.h"
+#include "stableqat/base/version.h"
 
 namespace stableqat {
 
@@ -97,7 +98,7 @@ void TokenFileWriter::flush() {
 }
 
 void TokenFileWriter::commit(TokenFileInfo& info) {
-  info.tool = "stableqat " STABLEQAT_VERSION;
+  info.tool = "stableqat " + std::string(version());
   info.vocabulary_size = vocabulary_size_;
   info.documents = documents();
   info.tokens = tokens_;

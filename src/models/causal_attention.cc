@@ -9,6 +9,8 @@
 #include <cmath>
 #include <optional>
 
+#include "models/kernel_choice.h"
+#include "models/tensor_views.h"
 #include "stableqat/kernels/attention.h"
 #include "stableqat/models/functional.h"
 
@@ -19,13 +21,6 @@ namespace {
 using torch::autograd::AutogradContext;
 using torch::autograd::Function;
 using torch::autograd::variable_list;
-
-kernels::HeadStrides strides_of(const at::Tensor& x) { return {x.stride(0), x.stride(1), x.stride(2)}; }
-kernels::HeadView<const float> heads_of(const at::Tensor& x) { return {x.const_data_ptr<float>(), strides_of(x)}; }
-kernels::HeadView<float> writable_heads_of(const at::Tensor& x) { return {x.data_ptr<float>(), strides_of(x)}; }
-
-// The kernels take any strides but those of the last dimension.
-at::Tensor with_dense_heads(const at::Tensor& x) { return x.stride(-1) == 1 ? x : x.contiguous(); }
 
 kernels::AttentionShape shape_of(const at::Tensor& q, const at::Tensor& k) {
   return {q.size(0), q.size(1), k.size(1), q.size(2), k.size(2), q.size(3)};
@@ -91,7 +86,7 @@ at::Tensor causal_attention_ref(const at::Tensor& q, const at::Tensor& k, const 
 }
 
 at::Tensor causal_attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v) {
-  if (q.scalar_type() != at::kFloat || !q.is_cpu()) return causal_attention_ref(q, k, v);
+  if (!has_kernels(q)) return causal_attention_ref(q, k, v);
   return AttentionFunction::apply(with_dense_heads(q), with_dense_heads(k), with_dense_heads(v));
 }
 

@@ -8,6 +8,8 @@
 #include <optional>
 #include <vector>
 
+#include "models/tensor_views.h"
+
 namespace stableqat {
 
 namespace {
@@ -15,8 +17,6 @@ namespace {
 using torch::autograd::AutogradContext;
 using torch::autograd::Function;
 using torch::autograd::variable_list;
-
-at::Tensor rows_of(const at::Tensor& x) { return x.reshape({-1, x.size(-1)}); }
 
 class EmbeddingFunction : public Function<EmbeddingFunction> {
  public:

@@ -16,9 +16,6 @@ namespace stableqat {
 
 namespace {
 
-// Rows of logits alive at once: 256 x 49152 fp32 are 50 MB, and wider products are not faster.
-constexpr std::int64_t kChunkRows = 256;
-
 struct PredictedRows {
   at::Tensor hidden;   // [B*(T-1), C]
   at::Tensor targets;  // [B*(T-1)]
@@ -37,9 +34,9 @@ at::Tensor in_float_at_least(const at::Tensor& logits) { return logits.scalar_ty
 class LogitChunks {
  public:
   LogitChunks(const CausalLm& model, std::int64_t rows)
-      : head_(model.head_compute()), products_(at::empty({std::min(kChunkRows, rows), head_.size(0)}, head_.options())) {}
+      : head_(model.head_compute()), products_(at::empty({std::min(kHeadChunkRows, rows), head_.size(0)}, head_.options())) {}
 
-  // hidden [R, C], R at most kChunkRows -> [R, V], float32 at least, valid until the next call.
+  // hidden [R, C], R at most kHeadChunkRows -> [R, V], float32 at least, valid until the next call.
   at::Tensor operator()(const at::Tensor& hidden) {
     at::Tensor values = products_.narrow(0, 0, hidden.size(0));
     matmul::forward(hidden, head_, values);
@@ -54,12 +51,13 @@ class LogitChunks {
 // Calls f(first, count) for chunks of `rows` rows.
 template <class F>
 void for_each_chunk(std::int64_t rows, F&& f) {
-  for (std::int64_t first = 0; first < rows; first += kChunkRows) f(first, std::min(kChunkRows, rows - first));
+  for (std::int64_t first = 0; first < rows; first += kHeadChunkRows) f(first, std::min(kHeadChunkRows, rows - first));
 }
 
-void add_head_gradient(const at::Tensor& head, const at::Tensor& logit_gradient, const at::Tensor& rows) {
+void add_head_gradient(const CausalLm& model, const at::Tensor& logit_gradient, const at::Tensor& rows) {
+  const at::Tensor& head = model.head();
   if (!head.requires_grad()) return;
-  matmul::add_weight_gradient(at::Tensor(head).mutable_grad(), head.scalar_type(), logit_gradient, rows);
+  matmul::add_weight_gradient(head.mutable_grad(), head.scalar_type(), logit_gradient, rows, model.bf16_head_gradient());
 }
 
 // [B*(T-1), C] -> [B, T, C]: the last token of a sequence predicts nothing.
@@ -119,7 +117,7 @@ HeadLoss head_forward_backward(const CausalLm& model, const at::Tensor& hidden, 
     const at::Tensor logit_gradient = values.to(chunk.scalar_type());
     at::Tensor chunk_gradient = row_gradient.narrow(0, first, count);
     matmul::add_input_gradient(chunk_gradient, logit_gradient, model.head_compute());
-    add_head_gradient(model.head(), logit_gradient, chunk);
+    add_head_gradient(model, logit_gradient, chunk);
   });
   HeadLoss result;
   const auto total = static_cast<double>(rows.count());

@@ -11,6 +11,7 @@
 #include <utility>
 
 #include "models/matmul.h"
+#include "models/tensor_views.h"
 #include "stableqat/kernels/gemm.h"
 
 namespace stableqat {
@@ -20,8 +21,6 @@ namespace {
 using torch::autograd::AutogradContext;
 using torch::autograd::Function;
 using torch::autograd::variable_list;
-
-at::Tensor rows_of(const at::Tensor& x) { return x.reshape({-1, x.size(-1)}); }
 
 // A matrix rounded to 16-bit integers row by row.
 struct RoundedRows {
@@ -76,16 +75,19 @@ class LinearFunction : public Function<LinearFunction> {
     bool keep_plain = false;
     variable_list outputs;
     variable_list saved(kFirstLayer);
+    c10::List<bool> integer;
     for (std::size_t i = 0; i < layers.size(); ++i) {
       const Linear& layer = *layers[i];
       at::Tensor y;
-      if (layer.codes.defined()) {
+      if (layer.integer) {
         if (!rounded.codes.defined()) rounded = round_rows(rows);
         y = integer_forward(rounded, layer.codes, layer.step);
       } else {
         keep_plain = true;
-        y = matmul::forward(rows, layer.compute.defined() ? layer.compute : weights[i]);
+        y = layer.codes.defined() ? matmul::forward(rows, layer.codes, layer.step)
+                                  : matmul::forward(rows, layer.compute.defined() ? layer.compute : weights[i]);
       }
+      integer.push_back(layer.integer);
       std::vector<std::int64_t> shape = x.sizes().vec();
       shape.back() = y.size(1);
       outputs.push_back(y.view(shape));
@@ -95,6 +97,7 @@ class LinearFunction : public Function<LinearFunction> {
     saved[kCodes] = rounded.codes;
     saved[kScale] = rounded.scale;
     context->saved_data["shape"] = x.sizes().vec();
+    context->saved_data["integer"] = integer;
     context->save_for_backward(std::move(saved));
     return outputs;
   }
@@ -104,25 +107,30 @@ class LinearFunction : public Function<LinearFunction> {
     variable_list saved = context->get_saved_variables();
     const at::Tensor& plain = saved[kPlain];
     const RoundedRows rounded{saved[kCodes], saved[kScale]};
+    const c10::List<bool> integer = context->saved_data["integer"].toBoolList();
     at::Tensor dx;
     variable_list results(1);
     for (std::size_t i = 0; i < gradients.size(); ++i) {
       at::Tensor* const layer = &saved[kFirstLayer + kPerLayer * i];
       at::Tensor& weight = layer[0];
+      const at::Tensor& compute = layer[1];
       const at::Tensor& codes = layer[2];
+      const at::Tensor& step = layer[3];
       results.emplace_back();
       if (!gradients[i].defined()) continue;
       const at::Tensor dy = rows_of(gradients[i]).contiguous();
       if (context->needs_input_grad(0)) {
-        if (codes.defined()) {
-          add_integer_input_gradient(dx, dy, codes, layer[3]);
+        if (integer[i]) {
+          add_integer_input_gradient(dx, dy, codes, step);
+        } else if (codes.defined()) {
+          matmul::add_input_gradient(dx, dy, codes, step);
         } else {
-          matmul::add_input_gradient(dx, dy, layer[1].defined() ? layer[1] : weight);
+          matmul::add_input_gradient(dx, dy, compute.defined() ? compute : weight);
         }
       }
       if (!context->needs_input_grad(i + 1)) continue;
       at::Tensor& gradient = weight.is_leaf() ? weight.mutable_grad() : results.back();
-      if (codes.defined()) {
+      if (integer[i]) {
         add_integer_weight_gradient(gradient, dy, rounded, weight.size(1));
       } else {
         matmul::add_weight_gradient(gradient, weight.scalar_type(), dy, plain);

@@ -127,22 +127,29 @@ kernels::QuantizeCounts QuantizedModel::quantize() {
 
 void QuantizedModel::refresh_products() {
   model_.refresh_compute_copies();
-  if (integer_products_) refresh_integer_steps();
+  if (products_ != CodeProducts::kOff) refresh_codes();
 }
 
-void QuantizedModel::set_integer_products(bool on) {
-  integer_products_ = on;
-  refresh_integer_steps();
+void QuantizedModel::set_code_products(CodeProducts products) {
+  if (products != CodeProducts::kOff && (model_.dtype() != at::kFloat || model_.compute_dtype() != at::kFloat)) {
+    throw ConfigError(
+        {"products with codes", "a model that is not computed in float32", "float32", "use float32, or products without codes"});
+  }
+  products_ = products;
+  model_.set_bf16_head_gradient(products == CodeProducts::kInteger);
+  refresh_codes();
 }
 
-void QuantizedModel::refresh_integer_steps() {
+void QuantizedModel::refresh_codes() {
   std::size_t next = 0;
   model_.visit_linears([&](const std::string&, Linear& layer) {
     if (next == weights_.size() || !weights_[next].dequantized().is_same(layer.weight)) return;
-    const QuantizedWeight& weight = weights_[next++];
-    const bool eligible = integer_products_ && weight.master().scalar_type() == at::kFloat && weight.scale().size(1) == 1;
-    layer.codes = eligible ? weight.codes() : at::Tensor();
-    layer.step = eligible ? weight.step().flatten() : at::Tensor();
+    QuantizedWeight& weight = weights_[next++];
+    const bool from_codes = products_ != CodeProducts::kOff;
+    layer.codes = from_codes ? weight.codes() : at::Tensor();
+    layer.step = from_codes ? weight.step() : at::Tensor();
+    layer.integer = products_ == CodeProducts::kInteger && weight.scales_per_row() == 1;
+    weight.keep_dequantized(!from_codes);
   });
 }
 

@@ -9,6 +9,7 @@
 #include <numbers>
 
 #include "models/kernel_choice.h"
+#include "models/tensor_views.h"
 #include "stableqat/kernels/rope.h"
 #include "stableqat/models/functional.h"
 
@@ -20,15 +21,13 @@ using torch::autograd::AutogradContext;
 using torch::autograd::Function;
 using torch::autograd::variable_list;
 
-kernels::HeadStrides strides_of(const at::Tensor& x) { return {x.stride(0), x.stride(1), x.stride(2)}; }
-
 // `turn` is the kernels' forward or backward. x has any strides but 1 along D; the result is dense.
 template <class Turn>
 at::Tensor turned(Turn turn, const at::Tensor& x, const at::Tensor& cos, const at::Tensor& sin) {
-  const at::Tensor dense_heads = x.stride(-1) == 1 ? x : x.contiguous();
+  const at::Tensor dense_heads = with_dense_heads(x);
   at::Tensor y = at::empty(x.sizes(), x.options());
-  turn({x.size(0), x.size(1), x.size(2), x.size(3)}, cos.const_data_ptr<float>(), sin.const_data_ptr<float>(),
-       {dense_heads.const_data_ptr<float>(), strides_of(dense_heads)}, {y.data_ptr<float>(), strides_of(y)});
+  turn({x.size(0), x.size(1), x.size(2), x.size(3)}, cos.const_data_ptr<float>(), sin.const_data_ptr<float>(), heads_of(dense_heads),
+       writable_heads_of(y));
   return y;
 }
 

@@ -1,5 +1,6 @@
 #include "stableqat/quant/quantized_weight.h"
 
+#include <ATen/TensorOperators.h>
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/clone.h>
 #include <ATen/ops/empty_like.h>
@@ -9,6 +10,7 @@
 #include <ATen/ops/zeros.h>
 #include <ATen/ops/zeros_like.h>
 
+#include <limits>
 #include <utility>
 
 #include "quant/tensor_dispatch.h"
@@ -64,13 +66,28 @@ void QuantizedWeight::initialize_scale() {
   scale_.copy_(initial_scale(master_, spec_, name_));
 }
 
+void QuantizedWeight::keep_dequantized(bool keep) {
+  if (keep == has_dequantized()) return;
+  const at::NoGradGuard no_grad;
+  if (keep) {
+    dequantized_.set_data((codes_.view({scale_.numel(), -1}) * step().view({-1, 1})).view(master_.sizes()));
+  } else {
+    dequantized_.set_data(at::full({1, 1}, std::numeric_limits<double>::quiet_NaN(), master_.options()).expand(master_.sizes()));
+  }
+}
+
+template <class T>
+T* QuantizedWeight::dequantized_values() const {
+  return has_dequantized() ? dequantized_.mutable_data_ptr<T>() : nullptr;
+}
+
 kernels::QuantizeCounts QuantizedWeight::quantize() {
   return detail::with_float_type(master_, [this](auto type) {
     using T = decltype(type);
     const std::int64_t segments = scale_.numel();
     return quantized(kernels::update_kernels<T>().quantize(rule_, segments, master_.numel() / segments, master_.const_data_ptr<T>(),
                                                            scale_.const_data_ptr<T>(), codes_.mutable_data_ptr<std::int8_t>(),
-                                                           dequantized_.mutable_data_ptr<T>()));
+                                                           dequantized_values<T>()));
   });
 }
 
@@ -133,7 +150,7 @@ kernels::QuantizeCounts QuantizedWeight::update(const kernels::AdamWRule& adamw,
                                                                     .second = second.mutable_data_ptr<T>(),
                                                                     .scale = scale_.const_data_ptr<T>(),
                                                                     .codes = codes_.mutable_data_ptr<std::int8_t>(),
-                                                                    .dequantized = dequantized_.mutable_data_ptr<T>()}));
+                                                                    .dequantized = dequantized_values<T>()}));
   });
 }
 

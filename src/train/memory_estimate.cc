@@ -4,14 +4,13 @@
 #include <cstdio>
 #include <optional>
 
+#include "stableqat/models/head.h"
 #include "stableqat/models/quantized_model.h"
 #include "stableqat/train/settings.h"
 
 namespace stableqat {
 
 namespace {
-
-constexpr std::int64_t kHeadRows = 256;  // a chunk of the head
 
 // Activations that the plain forms keep / those that the kernels keep, as observed; bfloat16's norms keep float32 copies.
 double plain_form_factor(at::ScalarType compute) {
@@ -101,14 +100,15 @@ MemoryEstimate estimate_memory(const ModelConfig& model, const TrainConfig& conf
   const Counts counts = count(model, settings);
   const auto master = static_cast<double>(at::elementSize(types.master));
   const auto element = static_cast<double>(at::elementSize(types.compute));
-  const bool integer_products = types.integer_products && settings && settings->spec.group_size == 0;
+  const bool integer_products = types.products == CodeProducts::kInteger && settings && settings->spec.group_size == 0;
   const bool has_kernels = types.compute == at::kFloat;
 
   const auto parameters = static_cast<double>(counts.parameters());
   const double scales = static_cast<double>(counts.scales);
   const double copies =
       types.compute == types.master ? 0 : element * static_cast<double>(counts.linear + std::max(counts.head, counts.embedding));
-  const double quantized = static_cast<double>(counts.quantized) * (1 + master) + 2 * scales * master;
+  const double dequantized = types.products == CodeProducts::kOff ? master : 0;
+  const double quantized = static_cast<double>(counts.quantized) * (1 + dequantized) + 2 * scales * master;
 
   const auto rows = static_cast<double>(config.train.micro_batch_size * config.data.sequence_length);
   const auto width = static_cast<double>(model.hidden_size);
@@ -118,7 +118,8 @@ MemoryEstimate estimate_memory(const ModelConfig& model, const TrainConfig& conf
   const double blocks = config.train.recompute == TrainConfig::Recompute::kBlock ? block + layers * rows * width * element : layers * block;
 
   // The head's chunk of logits and its gradients come and go before backward takes its own temporaries: the larger of the two counts.
-  const double logits = std::min(rows, static_cast<double>(kHeadRows)) * static_cast<double>(model.vocab_size) * std::max(element, 4.0);
+  const double logits =
+      std::min(rows, static_cast<double>(kHeadChunkRows)) * static_cast<double>(model.vocab_size) * std::max(element, 4.0);
   const double head = logits * (has_kernels ? 1 : 2) + 3 * rows * width * element;
   const double backward = rows * element * (2 * static_cast<double>(model.intermediate_size) + 4 * width);
 

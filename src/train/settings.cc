@@ -79,12 +79,16 @@ NumericTypes float_types(TrainConfig::Precision precision, std::vector<std::stri
 }  // namespace
 
 NumericTypes numeric_types(TrainConfig::Precision precision, TrainConfig::Compute compute, std::vector<std::string>& notices) {
-  if (compute != TrainConfig::Compute::kInt8x2) return float_types(precision, notices);
+  if (compute != TrainConfig::Compute::kInt8x2) {
+    NumericTypes types = float_types(precision, notices);
+    if (types.master == at::kFloat && types.compute == at::kFloat) types.products = CodeProducts::kFloat;
+    return types;
+  }
   if (precision == TrainConfig::Precision::kBfloat16 || precision == TrainConfig::Precision::kFloat64) {
     throw ConfigError({"train.compute", "int8x2 in another train.precision than float32", "train.precision float32 or auto",
                        "leave train.precision out, or use train.compute float"});
   }
-  return {at::kFloat, at::kFloat, true};
+  return {at::kFloat, at::kFloat, CodeProducts::kInteger};
 }
 
 std::int64_t total_steps(const TrainConfig& config, std::uint64_t blocks_per_epoch) {

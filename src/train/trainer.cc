@@ -79,7 +79,7 @@ class Run {
         step_(model_, train_step_options(config.train)),
         batch_(at::empty({config.train.micro_batch_size, config.data.sequence_length}, at::kLong)) {
     model_.model().set_compute_dtype(types.compute);
-    model_.set_integer_products(types.integer_products);
+    model_.set_code_products(types.products);
     load_teacher(source, types);
     load_validation();
   }

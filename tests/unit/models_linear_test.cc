@@ -1,5 +1,6 @@
 // Linear layers against ATen's products in float64. Bounds are those of the roundings that each kind of product makes.
 #include <ATen/TensorOperators.h>
+#include <ATen/ops/full_like.h>
 #include <ATen/ops/mm.h>
 #include <ATen/ops/randint.h>
 #include <ATen/ops/randn.h>
@@ -21,14 +22,19 @@ constexpr std::int64_t kRows = 90, kIn = 70, kOut = 45;
 
 struct Case {
   at::Tensor x = at::randn({2, kRows / 2, kIn}).requires_grad_();
-  Linear a = quantized(kOut), b = quantized(kOut + 3), plain = dense(kOut);
+  Linear a = quantized(kOut, true), b = quantized(kOut + 3, true), plain = dense(kOut);
 
-  static Linear dense(std::int64_t rows) { return {at::randn({rows, kIn}).requires_grad_(), {}, {}, {}, {}}; }
-  static Linear quantized(std::int64_t rows) {
+  static Linear dense(std::int64_t rows) {
     Linear layer;
+    layer.weight = at::randn({rows, kIn}).requires_grad_();
+    return layer;
+  }
+  static Linear quantized(std::int64_t rows, bool integer) {
+    Linear layer = dense(rows);
     layer.codes = at::randint(-8, 8, {rows, kIn}, at::kChar);
-    layer.step = at::randn({rows}).abs() + 0.1;
-    layer.weight = (layer.codes * layer.step.unsqueeze(1)).detach().requires_grad_();
+    layer.step = at::randn({rows, 1}).abs() + 0.1;
+    layer.weight = (layer.codes * layer.step).detach().requires_grad_();
+    layer.integer = integer;
     return layer;
   }
 };
@@ -82,18 +88,41 @@ TEST(Linear, IntegerProductsAndGradients) {
     const at::Tensor weight_bound = at::mm(g.abs().t(), input) + at::mm(g.abs().t(), x.abs()) * (sum_eps + (integer ? weight_eps : 0.0));
     expect_within(layers[i]->weight.grad(), at::mm(g.t(), x) * 2, weight_bound * 2);
     dx += at::mm(g, w);
-    const at::Tensor scaled = integer ? row_bound(g * wide(layers[i]->step.unsqueeze(0))).expand_as(g) : at::zeros_like(g);
+    const at::Tensor scaled = integer ? row_bound(g * wide(layers[i]->step.t())).expand_as(g) : at::zeros_like(g);
     const at::Tensor factors = integer ? wide(layers[i]->codes.to(at::kFloat)).abs() : w.abs();
     dx_bound += at::mm(scaled, factors) + at::mm(g.abs(), w.abs()) * sum_eps;
   }
   expect_within(c.x.grad(), dx, dx_bound);
 }
 
+// The leaf of a layer that is multiplied by its codes needs no values: results are those of its dequantized weight.
+TEST(Linear, CodesEqualTheDequantizedWeight) {
+  const Case c;
+  Linear from_codes = Case::quantized(kOut, false);
+  Linear dequantized = from_codes;
+  dequantized.codes = at::Tensor();
+  from_codes.weight = at::full_like(from_codes.weight, std::numeric_limits<float>::quiet_NaN()).requires_grad_();
+  const at::Tensor dy = at::randn({2, kRows / 2, kOut});
+  at::Tensor results[2][2];
+  for (int i = 0; i < 2; ++i) {
+    const at::Tensor x = c.x.detach().clone().requires_grad_();
+    const at::Tensor y = linear(x, i == 0 ? from_codes : dequantized);
+    y.backward(dy);
+    results[i][0] = y.detach();
+    results[i][1] = x.grad();
+  }
+  EXPECT_TRUE(results[0][0].equal(results[1][0]));
+  EXPECT_TRUE(results[0][1].equal(results[1][1]));
+  EXPECT_TRUE(from_codes.weight.grad().equal(dequantized.weight.grad()));
+}
+
 TEST(Linear, BiasAndNoGradient) {
   Case c;
   c.a.bias = at::randn({kOut});
   const at::Tensor y = linear(c.x.detach(), c.a);
-  const at::Tensor without = linear(c.x.detach(), Linear{c.a.weight, {}, {}, c.a.codes, c.a.step});
+  Linear unbiased = c.a;
+  unbiased.bias = at::Tensor();
+  const at::Tensor without = linear(c.x.detach(), unbiased);
   EXPECT_TRUE(y.equal(without + c.a.bias));
 }
 

@@ -190,6 +190,31 @@ TEST_F(TrainStepTest, AnUpdateIsMapThenClipThenAdamWThenQuantize) {
   }
 }
 
+// Products with codes need no dequantized weights in memory, and change nothing.
+TEST_F(TrainStepTest, ProductsWithCodesEqualThoseWithDequantizedWeights) {
+  QuantizationSettings grouped = settings(QuantizerKind::kLsq, 3, true);
+  grouped.spec.group_size = 32;
+  for (const QuantizationSettings& setting : {settings(QuantizerKind::kLsq, 3, true), settings(QuantizerKind::kSeq, 2, true), grouped}) {
+    QuantizedModel model(*source_, at::kFloat, setting);
+    model.set_code_products(CodeProducts::kFloat);
+    QuantizedModel other(*source_, at::kFloat, setting);
+    TrainStep step(model, {});
+    TrainStep expected(other, {});
+    for (int i = 0; i < 2; ++i) {
+      EXPECT_EQ(step.accumulate(ids(i), 1.0).loss, expected.accumulate(ids(i), 1.0).loss) << "step " << i;
+      EXPECT_EQ(step.update(1e-3).norms.total, expected.update(1e-3).norms.total) << "step " << i;
+    }
+    for (std::size_t k = 0; k < other.weights().size(); ++k) {
+      EXPECT_FALSE(model.weights()[k].has_dequantized());
+      EXPECT_TRUE(model.weights()[k].master().equal(other.weights()[k].master())) << k;
+    }
+    model.set_code_products(CodeProducts::kOff);
+    EXPECT_TRUE(model.weights()[0].dequantized().detach().equal(other.weights()[0].dequantized().detach()));
+  }
+  QuantizedModel wide(*source_, at::kDouble, grouped);
+  EXPECT_THROW(wide.set_code_products(CodeProducts::kFloat), ConfigError);
+}
+
 // Backward adds in place to memory that is there from the start: no page faults, and the same arithmetic in the first step as in later
 // ones, which a resumed run relies on.
 TEST_F(TrainStepTest, GradientsKeepTheirMemoryAndStartAtZero) {

@@ -81,6 +81,10 @@ class CausalLm {
   // The head in the compute type.
   const at::Tensor& head_compute() const noexcept;
 
+  // Whether the gradient of a float32 head is taken in bf16 where that is an instruction. Off at first.
+  void set_bf16_head_gradient(bool on) noexcept { bf16_head_gradient_ = on; }
+  bool bf16_head_gradient() const noexcept { return bf16_head_gradient_; }
+
  private:
   // What flows from block to block is sum + delta; the next norm adds them (delta undefined: nothing to add).
   struct Residual {
@@ -100,6 +104,7 @@ class CausalLm {
   std::vector<DecoderLayer> layers_;
   at::Tensor norm_;
   Linear head_;  // undefined weight when tied
+  bool bf16_head_gradient_ = false;
 };
 
 }  // namespace stableqat

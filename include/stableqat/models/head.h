@@ -9,6 +9,9 @@
 
 namespace stableqat {
 
+// Rows of logits that are alive at once: 256 x 49152 fp32 are 50 MB, and wider products are not faster.
+inline constexpr std::int64_t kHeadChunkRows = 256;
+
 // log p(ids[b, t+1] | ids[b, 0..t]) for t = 0..T-2. hidden [B, T, C] after the final norm, ids [B, T] -> [B, T-1], float64 in a float64
 // model, else float32. No gradient is recorded.
 at::Tensor token_log_probs(const CausalLm& model, const at::Tensor& hidden, const at::Tensor& ids);

@@ -45,9 +45,10 @@ class QuantizedModel {
   const std::vector<QuantizedWeight>& weights() const noexcept { return weights_; }
   std::int64_t quantized_elements() const noexcept { return quantized_elements_; }
 
-  // Whether products with quantized weights are taken in integers (linear.h). Only weights with one scale a row, in float32, can be; others
-  // and layers that are not quantized go on as before. Off at first.
-  void set_integer_products(bool on);
+  // How the blocks' products take quantized weights (linear.h); kOff at first. The others need a float32 model computed in float32, else
+  // throw ConfigError; they free the dequantized weights: QuantizedWeight::dequantized() has no values then. kInteger also takes the head's
+  // weight gradient in bf16, as it does those of quantized weights.
+  void set_code_products(CodeProducts products);
 
   // Quantizes all weights anew and refreshes the model's compute copies. Call after masters or scales changed.
   kernels::QuantizeCounts quantize();
@@ -55,13 +56,13 @@ class QuantizedModel {
   void refresh_products();
 
  private:
-  void refresh_integer_steps();
+  void refresh_codes();
 
   CausalLm model_;
   std::optional<QuantizationSettings> settings_;
   std::vector<QuantizedWeight> weights_;
   std::int64_t quantized_elements_ = 0;
-  bool integer_products_ = false;
+  CodeProducts products_ = CodeProducts::kOff;
 };
 
 // The settings stored in a checkpoint, or nullopt for a full-precision model. Throws DataError for a model that has scales but no settings

@@ -42,8 +42,13 @@ class QuantizedWeight {
   kernels::QuantizeCounts quantize();
   const kernels::QuantizeCounts& last_counts() const noexcept { return counts_; }
 
-  // [N, M], codes * step: a leaf that requires grad. Its storage stays the same for the life of the object.
+  // [N, M], codes * step: a leaf that requires grad. Its storage stays the same unless keep_dequantized() is called.
   const at::Tensor& dequantized() const noexcept { return dequantized_; }
+
+  // Whether dequantized() has values, as it does at first. Those who multiply with codes() and step() can do without: it is then only the
+  // leaf whose gradient accumulates, and reads as NaN.
+  void keep_dequantized(bool keep);
+  bool has_dequantized() const { return dequantized_.stride(0) != 0; }
 
   // Gradients of the trained tensors.
   struct Gradients {
@@ -94,6 +99,8 @@ class QuantizedWeight {
  private:
   template <class T>
   kernels::QuantizedArrays<T> arrays();
+  template <class T>
+  T* dequantized_values() const;  // null when they are not kept
   kernels::QuantizeCounts quantized(kernels::QuantizeCounts counts);
 
   QuantizerSpec spec_;

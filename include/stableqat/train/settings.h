@@ -22,7 +22,7 @@ TrainStepOptions train_step_options(const TrainConfig::Train& config);
 struct NumericTypes {
   at::ScalarType master = at::kFloat;   // weights, scales, moments
   at::ScalarType compute = at::kFloat;  // activations and matrix products
-  bool integer_products = false;        // QuantizedModel::set_integer_products
+  CodeProducts products = CodeProducts::kOff;
 };
 
 // `auto` is bfloat16 where the CPU has AMX for it and float32 elsewhere. A choice that the CPU would only make slower (float16) is replaced
