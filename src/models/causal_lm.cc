@@ -150,8 +150,10 @@ at::Tensor CausalLm::attention(std::int64_t index, const at::Tensor& x, const Ro
   at::Tensor v = heads(projected[2]);
   if (layer.q_norm.defined()) q = rms_norm(q, layer.q_norm, config_.rms_norm_eps);
   if (layer.k_norm.defined()) k = rms_norm(k, layer.k_norm, config_.rms_norm_eps);
-  q = apply_rope(q, rope);
-  k = apply_rope(k, rope);
+  if (config_.has_rope(index)) {
+    q = apply_rope(q, rope);
+    k = apply_rope(k, rope);
+  }
   if (cache != nullptr) {
     k = extend(cache->keys_[static_cast<std::size_t>(index)], k, cache->length_);
     v = extend(cache->values_[static_cast<std::size_t>(index)], v, cache->length_);

@@ -65,7 +65,7 @@ class GgufSource final : public ModelSource {
 
   void read(const std::string& name, std::span<float> out) const override {
     file_.dequantize(require(name), out);
-    if (file_.get_string("general.architecture") != "llama") return;
+    if (config_.model_type != "llama" && config_.model_type != "smollm3") return;
     if (name.find(".q_proj.") != std::string::npos) undo_rotary_permutation(out, config_.num_attention_heads, config_.head_dim);
     if (name.find(".k_proj.") != std::string::npos) undo_rotary_permutation(out, config_.num_key_value_heads, config_.head_dim);
   }

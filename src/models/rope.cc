@@ -6,7 +6,7 @@
 #include <ATen/ops/pow.h>
 #include <torch/csrc/autograd/custom_function.h>
 
-#include <numbers>
+#include <algorithm>
 
 #include "models/kernel_choice.h"
 #include "models/tensor_views.h"
@@ -50,18 +50,8 @@ at::Tensor rope_inverse_frequencies(const ModelConfig& config) {
   const std::int64_t half = config.head_dim / 2;
   at::Tensor frequencies = at::pow(config.rope_theta, at::arange(half, at::kDouble) * (-2.0 / static_cast<double>(config.head_dim)));
   if (!config.rope_scaling) return frequencies;
-  const RopeScaling& scaling = *config.rope_scaling;
-  const double original = static_cast<double>(scaling.original_max_position_embeddings);
   double* values = frequencies.data_ptr<double>();
-  for (std::int64_t i = 0; i < half; ++i) {
-    const double wavelength = 2 * std::numbers::pi / values[i];
-    if (wavelength > original / scaling.low_freq_factor) {
-      values[i] /= scaling.factor;
-    } else if (wavelength >= original / scaling.high_freq_factor) {
-      const double blend = (original / wavelength - scaling.low_freq_factor) / (scaling.high_freq_factor - scaling.low_freq_factor);
-      values[i] *= (1 - blend) / scaling.factor + blend;
-    }
-  }
+  std::transform(values, values + half, values, [&config](double value) { return config.rope_scaling->scaled(value); });
   return frequencies;
 }
 

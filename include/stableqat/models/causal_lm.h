@@ -1,5 +1,5 @@
 // Decoder-only language model built from shared blocks: RMSNorm, rotary attention with grouped heads, gated MLP, tied or untied head.
-// Llama, Mistral, Qwen2 and Qwen3 differ in ModelConfig only.
+// Llama, Mistral, Qwen2, Qwen3 and SmolLM3 differ in ModelConfig only.
 #pragma once
 
 #include <ATen/core/Tensor.h>
