@@ -54,7 +54,8 @@ LoadedModel load_model(const ModelFlags& flags) {
   std::vector<std::string> notices;  // none for the precisions offered here
   const NumericTypes types = numeric_types(flags.precision, TrainConfig::Compute::kFloat, notices);
   const auto settings = flags.has_bits ? std::make_optional(QuantizationSettings{flags.spec, {}}) : stored_quantization(*source);
-  QuantizedModel model(*source, types.master, settings);
+  const bool use_stored_scales = settings && stored_scales_fit(*source, settings->spec).value_or(true);
+  QuantizedModel model(*source, types.master, settings, use_stored_scales);
   model.model().set_compute_dtype(types.compute);
   model.set_code_products(types.products);
   return {std::move(source), std::move(tokenizer), std::move(model)};

@@ -4,6 +4,7 @@
 #include "model_source_forms.h"
 #include "stableqat/base/error.h"
 #include "stableqat/io/safetensors.h"
+#include "stableqat/models/quantized_model.h"
 
 namespace stableqat {
 
@@ -25,7 +26,7 @@ class HuggingFaceSource final : public ModelSource {
         json_(read_config(directory)),
         config_(model_config_from_json(json_, (directory / "config.json").string())),
         tensors_(directory),
-        quantization_(json_.value("stableqat", nlohmann::json::object())) {}
+        quantization_(stored_settings()) {}
 
   const std::filesystem::path& path() const noexcept override { return path_; }
   const ModelConfig& config() const noexcept override { return config_; }
@@ -35,6 +36,19 @@ class HuggingFaceSource final : public ModelSource {
   void read(const std::string& name, std::span<float> out) const override { tensors_.read_f32(name, out); }
 
  private:
+  // Ours, or what "w_bits" of the authors' program means: LSQ's grid or DSQ's with one scale per row, which is used as it is.
+  nlohmann::json stored_settings() const {
+    if (json_.contains("stableqat")) return json_.at("stableqat");
+    const auto bits = json_.find("w_bits");
+    const std::string first_layer = "model.layers.0.self_attn.q_proj";
+    if (bits == json_.end() || !bits->is_number_integer() || !has(first_layer + ".weight_clip_val")) return nlohmann::json::object();
+    QuantizationSettings settings;
+    settings.spec.bits = bits->get<int>();
+    settings.spec.kind = has(first_layer + ".alpha_dsq") ? QuantizerKind::kDsq : QuantizerKind::kLsq;
+    settings.spec.fp16_scales = false;
+    return to_json(settings);
+  }
+
   std::filesystem::path path_;
   nlohmann::json json_;
   ModelConfig config_;

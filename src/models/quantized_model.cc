@@ -49,6 +49,8 @@ std::optional<at::Tensor> read_if_stored(const ModelSource& source, const std::s
   return read_tensor(source, name, dtype);
 }
 
+// Every model with scales has this one.
+const std::string kFirstScale = "model.layers.0.self_attn.q_proj.weight_clip_val";
 constexpr std::string_view kWeightSuffix = ".weight";
 
 }  // namespace
@@ -90,11 +92,17 @@ std::optional<QuantizationSettings> stored_quantization(const ModelSource& sourc
   if (!source.quantization().empty()) {
     return quantization_from_json(source.quantization(), (source.path() / "config.json").string());
   }
-  if (source.has("model.layers.0.self_attn.q_proj.weight_clip_val")) {
+  if (source.has(kFirstScale)) {
     throw DataError({source.path().string(), "scales (weight_clip_val) but no word on the number of bits",
                      "config.json with a \"stableqat\" entry, as this program writes it", "say the number with --bits"});
   }
   return std::nullopt;
+}
+
+std::optional<bool> stored_scales_fit(const ModelSource& source, const QuantizerSpec& spec) {
+  if (source.quantization().empty()) return source.has(kFirstScale) ? std::nullopt : std::optional(false);
+  const QuantizerSpec stored = stored_quantization(source)->spec;
+  return stored.kind == spec.kind && stored.bits == spec.bits && stored.group_size == spec.group_size;
 }
 
 QuantizedModel::QuantizedModel(const ModelSource& source, at::ScalarType dtype, std::optional<QuantizationSettings> settings,

@@ -20,8 +20,8 @@ struct GenerateOptions {
 // Receives each new token; false ends the text.
 using TokenSink = std::function<bool(std::int32_t)>;
 
-// Feeds `prompt` (at least one id), then up to max_tokens tokens to `sink`, without the stop id that ended the text. Returns their number. Prompt and
-// answer together may not exceed the model's positions (ConfigError). Throws NumericError when logits are not finite.
+// Feeds `prompt` (at least one id), then up to max_tokens tokens to `sink`, without the stop id that ended the text. Returns their number.
+// Prompt and answer together may not exceed the model's positions (ConfigError). Throws NumericError when logits are not finite.
 std::int64_t generate(const CausalLm& model, std::span<const std::int32_t> prompt, const GenerateOptions& options, const TokenSink& sink);
 
 }  // namespace stableqat

@@ -24,7 +24,8 @@ class ModelSource {
   virtual const std::filesystem::path& path() const noexcept = 0;
   virtual const ModelConfig& config() const noexcept = 0;
 
-  // Quantization settings kept in config.json under "stableqat" by our checkpoints; an empty object elsewhere.
+  // Quantization settings kept in config.json under "stableqat" by our checkpoints, or the same for the authors' "w_bits"; an empty object
+  // elsewhere.
   virtual const nlohmann::json& quantization() const noexcept = 0;
 
   // Tensors by their Hugging Face names ("model.layers.0.self_attn.q_proj.weight"); shapes rows first.

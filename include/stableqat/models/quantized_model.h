@@ -65,8 +65,12 @@ class QuantizedModel {
   CodeProducts products_ = CodeProducts::kOff;
 };
 
-// The settings stored in a checkpoint, or nullopt for a full-precision model. Throws DataError for a model that has scales but no settings
-// (the authors' checkpoints do not say their bits).
+// The settings stored in a checkpoint, ours or the authors' ("w_bits" in config.json, DSQ where there are alphas), or nullopt for a
+// full-precision model. Throws DataError for a model that has scales but no settings.
 std::optional<QuantizationSettings> stored_quantization(const ModelSource& source);
+
+// Whether the source has scales that were made for the grid of `spec`: same kind, bits and group size. nullopt: it has scales but does not
+// say for which grid. Throws DataError for settings that are damaged.
+std::optional<bool> stored_scales_fit(const ModelSource& source, const QuantizerSpec& spec);
 
 }  // namespace stableqat
