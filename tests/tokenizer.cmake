@@ -15,3 +15,8 @@ stableqat_test(
   SOURCES unit/tokenizer_golden_test.cc unit/tokenizer_fixtures_test.cc unit/tokenizer_files_test.cc
   LINK token_golden nlohmann_json::nlohmann_json)
 target_include_directories(tokenizer_test PRIVATE "${PROJECT_SOURCE_DIR}/src")
+
+# Compared with other tokenizers by benchmarks/peers/run_tokenizers.py.
+add_executable(tokenizer_speed "${PROJECT_SOURCE_DIR}/benchmarks/tokenizer_speed.cc")
+target_link_libraries(tokenizer_speed PRIVATE stableqat::data CLI11::CLI11)
+stableqat_warnings(tokenizer_speed)

@@ -11,7 +11,7 @@ import pathlib
 import random
 
 import gguf
-from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
 DATA = pathlib.Path(__file__).resolve().parent.parent / "tests/golden/data"
 FOLDER = DATA / "tokenizer"
@@ -38,6 +38,7 @@ RULES = {
     "llama3": pre_tokenizers.Sequence(split(LLAMA3)),
     "qwen2": pre_tokenizers.Sequence(split(QWEN2)),
     "split_gpt2": pre_tokenizers.Sequence(split(GPT2)),
+    "qwen3": pre_tokenizers.Sequence(split(QWEN2)),  # with normal form C
 }
 
 ADDED = {
@@ -63,6 +64,11 @@ ADDED = {
     ],
     "qwen2": [AddedToken("<|endoftext|>", special=True, normalized=False), AddedToken("    ", special=False, normalized=False)],
     "split_gpt2": [],
+    "qwen3": [
+        AddedToken("<|endoftext|>", special=True, normalized=False),
+        AddedToken("<think>", special=False, normalized=False),
+        AddedToken("\u00e9t\u00e9", special=False, normalized=True),
+    ],
 }
 
 # What the scanners have to tell apart.
@@ -71,6 +77,7 @@ PIECES = (
     + ["'s", "'LL", "'re", "'Ve", "'\u017f", "  ", "   ", "\r\n", "\n\n", " \n", "12345", "hello", " world", "The", " the"]
     + ["\u00e9", "\u00df", "\u0130", "\u01c5", "\u02b0", "\u05d0", "\u0e01", "\u4e2d", "\U00020000", "\u212a"]  # letters
     + ["\u0301", "\u093f", "\u200d", "\ufe0f"]  # marks
+    + ["e\u0301", "o\u0323\u0302", "\u1100\u1161\u11a8", "\uac00\u11a8", "\u212b", "\u0958", "\ufb4b", "\u0344"]  # not in normal form C
     + ["\u0661", "\u00bd", "\u2167", "\u00b2", "\u3007", "\U0001d7d8", "\U00011de0", "\U00016ff4"]  # numbers, the last two of Unicode 17
     + [
         "\u00a0",
@@ -134,6 +141,8 @@ def word_lengths(pre_tokenizer, text):
 def train(name):
     tokenizer = Tokenizer(models.BPE(ignore_merges=name == "llama3"))
     tokenizer.pre_tokenizer = RULES[name]
+    if name == "qwen3":
+        tokenizer.normalizer = normalizers.NFC()
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(vocab_size=520, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False)
     tokenizer.train_from_iterator([corpus()], trainer)
@@ -153,6 +162,43 @@ def train(name):
     return tokenizer
 
 
+def sentencepiece(marks):
+    """Of Llama 2's kind: characters and bytes, U+2581 for blanks. `marks` says how they come in: by a normalizer (Llama 2), by Metaspace."""
+    trained = Tokenizer(models.BPE())
+    trained.pre_tokenizer = pre_tokenizers.Metaspace()
+    names = ["<unk>", "<s>", "</s>"] + [f"<0x{byte:02X}>" for byte in range(256)]
+    # Without a mark inside tokens, but for runs of marks, as SentencePiece has them.
+    trainer = trainers.BpeTrainer(vocab_size=900, limit_alphabet=150, special_tokens=names, show_progress=False)
+    trained.train_from_iterator([corpus()], trainer)
+    model = json.loads(trained.to_str())["model"]
+    vocabulary, merges = model["vocab"], [tuple(merge) if isinstance(merge, list) else tuple(merge.split(" ")) for merge in model["merges"]]
+    for length in (2, 4):
+        vocabulary.setdefault("\u2581" * length, len(vocabulary))
+        merges.append(("\u2581" * (length // 2),) * 2)
+    tokenizer = Tokenizer(models.BPE(vocabulary, merges, unk_token="<unk>", fuse_unk=True, byte_fallback=True))
+    if marks == "normalizer":
+        tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("\u2581"), normalizers.Replace(" ", "\u2581")])
+    else:
+        tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme=marks, split=False)
+    tokenizer.decoder = decoders.Sequence(
+        [decoders.Replace("\u2581", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    )
+    tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
+    tokenizer.add_special_tokens([AddedToken(name, special=True, normalized=False) for name in names[:3]])
+    tokenizer.add_tokens([AddedToken("<tool>", normalized=False)])
+    return tokenizer
+
+
+SENTENCEPIECE_PIECES = ["</s>", "<s>", "<unk>", "<tool>", "\u2581", "\u2581\u2581", " ", "  ", "    ", "<0x41>", "\n"]
+
+
+def sentencepiece_texts(seed):
+    chosen = random.Random(seed)
+    pieces = PIECES + 4 * SENTENCEPIECE_PIECES
+    plain = [corpus()[at : at + 400] for at in range(0, 4000, 1000)]
+    return TEXTS + plain + [" " * 70 + "x" * 70] + ["".join(chosen.choices(pieces, k=chosen.randint(1, 20))) for _ in range(40)]
+
+
 def with_unknown(fuse):
     """A vocabulary without most bytes, where a merge of rank 0 turns the pair of rank 1 into one of rank 2."""
     tokens = ["<unk>", "a", "b", "c", "bc", "ab", "abc", "bb"]
@@ -169,8 +215,9 @@ def cases(tokenizer, chosen_texts):
         case = {"text": text, "ids": tokenizer.encode(text, add_special_tokens=False).ids, "with_special": tokenizer.encode(text).ids}
         tokenizer.encode_special_tokens = True
         case["special_as_text"] = tokenizer.encode(text, add_special_tokens=False).ids
+        case["decoded"] = tokenizer.decode(case["special_as_text"], skip_special_tokens=False)
         tokenizer.encode_special_tokens = False
-        if tokenizer.model.unk_token is None:
+        if tokenizer.model.unk_token is None and tokenizer.normalizer is None:
             case["words"] = word_lengths(tokenizer.pre_tokenizer, text)
         result.append(case)
     return result
@@ -220,6 +267,12 @@ def main():
             write_gguf(tokenizer, FOLDER / "smollm.gguf", "smollm", smollm_settings)
         if name == "llama3":
             write_gguf(tokenizer, FOLDER / "llama3.gguf", "llama-bpe", llama3_settings)
+    for marks in ("normalizer", "first", "always", "never"):
+        tokenizer = sentencepiece(marks)
+        (FOLDER / f"sentencepiece_{marks}.json").write_text(tokenizer.to_str(pretty=False))
+        (FOLDER / f"sentencepiece_{marks}.cases.json").write_text(
+            json.dumps(cases(tokenizer, sentencepiece_texts(7)), separators=(",", ":"))
+        )
     for fuse in (False, True):
         name = "fused_unknown" if fuse else "unknown"
         tokenizer = with_unknown(fuse)

@@ -27,7 +27,7 @@ class AddedTokenFinder {
     const auto flush = [&](const char* to) {
       if (begin < to) on_text(std::string_view(begin, static_cast<std::size_t>(to - begin)));
     };
-    for (const char* at = begin; at < end;) {
+    for (const char* at = tokens_.empty() ? end : begin; at < end;) {
       const AddedToken* token = root_[static_cast<std::uint8_t>(*at)] < 0 ? nullptr : match(at, end);
       if (token == nullptr) {
         ++at;

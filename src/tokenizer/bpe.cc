@@ -1,11 +1,14 @@
 #include "tokenizer/bpe.h"
 
+#include <algorithm>
 #include <bit>
 #include <functional>
 #include <limits>
 #include <queue>
 
 #include "stableqat/base/error.h"
+#include "tokenizer/byte_alphabet.h"
+#include "tokenizer/utf8.h"
 
 namespace stableqat {
 
@@ -31,11 +34,25 @@ MergeTable::MergeTable(const std::vector<Merge>& merges) : merges_(merges.data()
 }
 
 BytePairEncoder::BytePairEncoder(const TokenizerSpec& spec, const TokenTable& bytes, const std::vector<bool>& mergeable)
-    : merges_(spec.merges), unknown_id_(spec.unknown_id.value_or(-1)), fuse_unknown_(spec.fuse_unknown), whole_words_(bytes, bytes.size()) {
+    : merges_(spec.merges),
+      starts_with_characters_(spec.spelling == Spelling::kSentencePiece),
+      characters_(bytes, starts_with_characters_ ? bytes.size() : 0),
+      unknown_id_(spec.unknown_id.value_or(-1)),
+      fuse_unknown_(spec.fuse_unknown),
+      whole_words_(bytes, bytes.size()),
+      cache_(std::make_unique<WordCache>()) {
   byte_ids_.fill(-1);
   const auto count = static_cast<std::int32_t>(bytes.size());
   for (std::int32_t id = 0; id < count; ++id) {
-    if (mergeable[static_cast<std::size_t>(id)] && bytes[id].size() == 1) byte_ids_[static_cast<std::uint8_t>(bytes[id][0])] = id;
+    const std::string_view token = bytes[id];
+    const bool merges = mergeable[static_cast<std::size_t>(id)];
+    if (!starts_with_characters_) {
+      if (merges && token.size() == 1) byte_ids_[static_cast<std::uint8_t>(token[0])] = id;
+    } else if (const auto byte = sentencepiece_byte(spec.spelled[static_cast<std::size_t>(id)])) {
+      byte_ids_[*byte] = id;
+    } else if (merges && !token.empty() && read_utf8(token.data(), token.data() + token.size()).length == token.size()) {
+      characters_.insert(id);
+    }
   }
   std::vector<std::int32_t> ids;
   for (std::int32_t id = 0; id < count; ++id) {
@@ -47,15 +64,45 @@ BytePairEncoder::BytePairEncoder(const TokenizerSpec& spec, const TokenTable& by
 }
 
 void BytePairEncoder::encode(std::string_view word, std::vector<std::int32_t>& ids) const {
-  const std::int32_t whole = whole_words_.find(word);
-  if (whole >= 0) {
+  const WordKey key(word);
+  if (const std::int32_t whole = whole_words_.find(word, key); whole >= 0) {
     ids.push_back(whole);
-  } else {
-    merge(word, ids);
+    return;
   }
+  if (const auto known = cache_->find(word, key); !known.empty()) {
+    ids.insert(ids.end(), known.begin(), known.end());
+    return;
+  }
+  const std::size_t begin = ids.size();
+  merge(word, ids);
+  cache_->insert(word, key, std::span(ids).subspan(begin));
+}
+
+// A character without a token becomes the tokens of its bytes, or the unknown token where one of those is missing.
+std::size_t BytePairEncoder::start_with_characters(std::string_view word, std::int32_t* symbols) const {
+  std::size_t count = 0;
+  bool after_unknown = false;
+  const char* const end = word.data() + word.size();
+  for (const char* at = word.data(); at != end;) {
+    const std::string_view character(at, read_utf8(at, end).length);
+    at += character.size();
+    const std::int32_t id = characters_.find(character);
+    const auto byte_id = [this](char c) { return byte_ids_[static_cast<std::uint8_t>(c)]; };
+    const bool has_bytes = std::all_of(character.begin(), character.end(), [&](char c) { return byte_id(c) >= 0; });
+    if (id >= 0) {
+      symbols[count++] = id;
+    } else if (has_bytes) {
+      for (const char c : character) symbols[count++] = byte_id(c);
+    } else if (unknown_id_ >= 0 && !(after_unknown && fuse_unknown_)) {
+      symbols[count++] = unknown_id_;
+    }
+    after_unknown = id < 0 && !has_bytes;
+  }
+  return count;
 }
 
 std::size_t BytePairEncoder::start(std::string_view word, std::int32_t* symbols) const {
+  if (starts_with_characters_) return start_with_characters(word, symbols);
   std::size_t count = 0;
   bool after_unknown = false;
   for (const char c : word) {

@@ -3,12 +3,14 @@
 
 #include <array>
 #include <cstdint>
+#include <memory>
 #include <span>
 #include <string_view>
 #include <vector>
 
 #include "tokenizer/spec.h"
 #include "tokenizer/token_table.h"
+#include "tokenizer/word_cache.h"
 
 namespace stableqat {
 
@@ -59,23 +61,27 @@ class MergeTable {
 // Merges as Hugging Face's BPE does: always the pair of lowest rank, the leftmost of equal ones. Immutable.
 class BytePairEncoder {
  public:
-  // `spec` and `bytes`, what each id stands for, outlive the encoder. `mergeable[id]`: the id may come out of a word.
+  // `spec` and `bytes`, what each id stands for, outlive the encoder. `mergeable[id]`: the id may come out of merging.
   BytePairEncoder(const TokenizerSpec& spec, const TokenTable& bytes, const std::vector<bool>& mergeable);
 
   // Appends the ids of a word that is not empty.
   void encode(std::string_view word, std::vector<std::int32_t>& ids) const;
 
  private:
-  // The first ids of a word: one for each byte that has a token.
+  // The first ids of a word, at most one for each byte: of the bytes, or of the characters and the bytes of those without a token.
   std::size_t start(std::string_view word, std::int32_t* symbols) const;
+  std::size_t start_with_characters(std::string_view word, std::int32_t* symbols) const;
   void merge(std::string_view word, std::vector<std::int32_t>& ids) const;
   void merge_long(std::string_view word, std::vector<std::int32_t>& ids) const;
 
   MergeTable merges_;
+  bool starts_with_characters_;
+  WordIndex characters_;                      // tokens of one character, where words start with those
   std::array<std::int32_t, 256> byte_ids_{};  // -1: no token
   std::int32_t unknown_id_;                   // -1: none
   bool fuse_unknown_;
-  WordIndex whole_words_;  // words that end up as one token: no merging needed
+  WordIndex whole_words_;             // words that end up as one token: no merging needed
+  std::unique_ptr<WordCache> cache_;  // the others, as far as they were met; no result depends on it
 };
 
 }  // namespace stableqat

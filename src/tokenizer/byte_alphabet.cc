@@ -1,6 +1,7 @@
 #include "tokenizer/byte_alphabet.h"
 
 #include <array>
+#include <charconv>
 
 #include "tokenizer/utf8.h"
 
@@ -53,6 +54,22 @@ std::optional<std::string> unspell(std::string_view spelled) {
     at += character.length;
   }
   return bytes;
+}
+
+std::optional<std::uint8_t> sentencepiece_byte(std::string_view spelled) {
+  if (spelled.size() != 6 || !spelled.starts_with("<0x") || spelled.back() != '>') return std::nullopt;
+  std::uint8_t byte = 0;
+  const auto [end, error] = std::from_chars(spelled.data() + 3, spelled.data() + 5, byte, 16);
+  return error == std::errc() && end == spelled.data() + 5 ? std::optional(byte) : std::nullopt;
+}
+
+std::string with_blanks(std::string_view spelled) {
+  constexpr std::string_view kMark = "\xe2\x96\x81";
+  std::string text;
+  for (std::size_t mark = 0; (mark = spelled.find(kMark)) != std::string_view::npos; spelled.remove_prefix(mark + kMark.size())) {
+    text.append(spelled.substr(0, mark)) += ' ';
+  }
+  return text.append(spelled);
 }
 
 }  // namespace stableqat

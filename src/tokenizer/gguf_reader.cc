@@ -20,12 +20,14 @@ struct KnownRules {
   PreTokenizer pre_tokenizer;
   bool ignore_merges;
   bool adds_bos;  // where the file does not say
+  bool normal_form_c;
 };
 
 constexpr KnownRules kKnownRules[] = {
-    {"smollm", {true, WordPattern::kGpt2}, false, false},
-    {"gpt-2", {false, WordPattern::kGpt2}, false, false},
-    {"llama-bpe", {false, WordPattern::kLlama3}, true, true},
+    {"smollm", {true, WordPattern::kGpt2}, false, false, false},
+    {"gpt-2", {false, WordPattern::kGpt2}, false, false, false},
+    {"llama-bpe", {false, WordPattern::kLlama3}, true, true, false},
+    {"qwen2", {false, WordPattern::kQwen2}, false, false, true},
 };
 
 std::string key_of(std::string_view name) { return std::string(kPrefix) + std::string(name); }
@@ -122,6 +124,7 @@ TokenizerSpec read_gguf_tokenizer(const GgufFile& file) {
   const KnownRules& rules = rules_of(file);
   spec.pre_tokenizer = rules.pre_tokenizer;
   spec.ignore_merges = rules.ignore_merges;
+  spec.normal_form_c = rules.normal_form_c;
   read_vocabulary(file, spec);
   read_merges(file, spec);
   spec.bos_id = read_id(file, spec, "bos_token_id");

@@ -27,6 +27,7 @@ constexpr std::array<std::string_view, 7> kSettingsFiles = {"tokenizer_config.js
                                                             "merges.txt"};
 
 constexpr int kDeepestJson = 32;
+constexpr const char* kBlankMark = "\xe2\x96\x81";  // U+2581
 
 // The member, or null.
 const Json& member(const Json& object, const char* key) {
@@ -46,15 +47,14 @@ class Reader {
 
   TokenizerSpec read(const Json& root) {
     try {
-      reject_unless(member(root, "normalizer"), "normalizer", is_nothing(member(root, "normalizer")), "none");
       read_model(member(root, "model"));
+      read_normalizer(member(root, "normalizer"));
       read_added_tokens(member(root, "added_tokens"));
       check_unique();
       resolve_merges(spec_, merges_);
-      read_pre_tokenizer(member(root, "pre_tokenizer"));
+      read_pre_tokenizer(member(root, "pre_tokenizer"), member(root, "normalizer"));
       read_post_processor(member(root, "post_processor"));
-      const Json& decoder = member(root, "decoder");
-      reject_unless(decoder, "decoder", decoder.is_null() || type_of(decoder) == "ByteLevel", "ByteLevel");
+      read_decoder(member(root, "decoder"));
     } catch (const Json::exception& error) {
       throw DataError({spec_.source, error.what(), "a tokenizer.json of Hugging Face's tokenizers", "fetch the file again"});
     }
@@ -63,10 +63,6 @@ class Reader {
 
  private:
   static std::string type_of(const Json& step) { return step.is_object() ? step.value("type", "") : ""; }
-
-  static bool is_nothing(const Json& step) {
-    return step.is_null() || (type_of(step) == "Sequence" && member(step, "normalizers").is_array() && member(step, "normalizers").empty());
-  }
 
   [[noreturn]] void reject(const std::string& part, const std::string& found, const std::string& expected) const {
     throw ConfigError(
@@ -97,7 +93,7 @@ class Reader {
       reject_unless(value, std::string("model.") + key, value.is_null() || value.get<std::string>().empty(), "none");
     }
     reject_unless(member(model, "dropout"), "model.dropout", member(model, "dropout").is_null() || member(model, "dropout") == 0.0, "none");
-    reject_unless(member(model, "byte_fallback"), "model.byte_fallback", !flag(model, "byte_fallback", false), "false");
+    if (flag(model, "byte_fallback", false)) spec_.spelling = Spelling::kSentencePiece;
     spec_.ignore_merges = flag(model, "ignore_merges", false);
     spec_.fuse_unknown = flag(model, "fuse_unk", false);
     read_vocabulary(member(model, "vocab"));
@@ -197,7 +193,70 @@ class Reader {
     for (const Json& inner : step.at(list)) flatten(inner, list, steps);
   }
 
-  void read_pre_tokenizer(const Json& pre_tokenizer) {
+  // None or NFC; of a SentencePiece vocabulary: a blank in front, and U+2581 for every blank.
+  void read_normalizer(const Json& normalizer) {
+    std::vector<const Json*> steps;
+    if (!normalizer.is_null()) flatten(normalizer, "normalizers", steps);
+    const bool sentencepiece = spec_.spelling == Spelling::kSentencePiece;
+    if (sentencepiece) spec_.leading_blank = LeadingBlank::kNever;
+    for (const Json* step : steps) {
+      const std::string type = type_of(*step);
+      if (type == "NFC" && !sentencepiece && steps.size() == 1) {
+        spec_.normal_form_c = true;
+      } else if (sentencepiece && type == "Prepend" && member(*step, "prepend") == kBlankMark) {
+        spec_.leading_blank = LeadingBlank::kAlways;
+        spec_.doubles_leading_blank = true;
+      } else if (!(sentencepiece && type == "Replace" && replaces(*step, " ", kBlankMark))) {
+        reject_unless(*step, "normalizer", false, "none, NFC, or SentencePiece's Prepend and Replace of blanks");
+      }
+    }
+    if (sentencepiece && !steps.empty() && type_of(*steps.back()) != "Replace") {
+      reject_unless(normalizer, "normalizer", false, "Replace of blanks as the last step");
+    }
+  }
+
+  static bool replaces(const Json& step, std::string_view from, std::string_view to) {
+    const Json& pattern = member(step, "pattern");
+    return pattern.is_object() && member(pattern, "String") == from && member(step, "content") == to;
+  }
+
+  // A text of a SentencePiece vocabulary is one word; blanks are marked by the normalizer or by this step.
+  void read_metaspace(const Json& step, const Json& normalizer) {
+    if (step.is_null()) return reject_unless(normalizer, "normalizer", !normalizer.is_null(), "Prepend and Replace of blanks");
+    const bool plain = type_of(step) == "Metaspace" && !flag(step, "split", true) && member(step, "replacement") == kBlankMark;
+    const std::string scheme = plain ? step.value("prepend_scheme", "always") : "";
+    if (scheme == "always") {
+      spec_.leading_blank = LeadingBlank::kAlways;
+    } else if (scheme == "first") {
+      spec_.leading_blank = LeadingBlank::kFirst;
+    } else if (scheme != "never") {
+      reject_unless(step, "pre_tokenizer", false, "none, or Metaspace that does not split");
+    }
+    reject_unless(normalizer, "normalizer", normalizer.is_null(), "none beside Metaspace");
+  }
+
+  // What ids become: bytes, or SentencePiece's steps in their usual order.
+  void read_decoder(const Json& decoder) {
+    std::vector<const Json*> steps;
+    if (!decoder.is_null()) flatten(decoder, "decoders", steps);
+    for (const Json* step : steps) {
+      const std::string type = type_of(*step);
+      const bool sentencepiece = spec_.spelling == Spelling::kSentencePiece;
+      if (sentencepiece && type == "Strip") {
+        const bool first_blank = member(*step, "content") == " " && member(*step, "start") == 1 && member(*step, "stop") == 0;
+        reject_unless(*step, "decoder", first_blank, "Strip of one blank in front");
+        spec_.drops_leading_blank = true;
+      } else if (sentencepiece && type == "Metaspace") {
+        spec_.drops_leading_blank = step->value("prepend_scheme", "always") != "never";
+      } else {
+        const bool known = sentencepiece ? type == "Replace" || type == "ByteFallback" || type == "Fuse" : type == "ByteLevel";
+        reject_unless(*step, "decoder", known, "ByteLevel, or SentencePiece's steps");
+      }
+    }
+  }
+
+  void read_pre_tokenizer(const Json& pre_tokenizer, const Json& normalizer) {
+    if (spec_.spelling == Spelling::kSentencePiece) return read_metaspace(pre_tokenizer, normalizer);
     std::vector<const Json*> steps;
     flatten(pre_tokenizer, "pretokenizers", steps);
     bool has_pattern = false;

@@ -88,7 +88,7 @@ std::string tokenizer_json(const TokenizerSpec& spec) {
                      {"truncation", nullptr},
                      {"padding", nullptr},
                      {"added_tokens", added},
-                     {"normalizer", nullptr},
+                     {"normalizer", spec.normal_form_c ? Json{{"type", "NFC"}} : Json()},
                      {"pre_tokenizer", pre_tokenizer(spec.pre_tokenizer)},
                      {"post_processor", post_processor(spec)},
                      {"decoder", {{"type", "ByteLevel"}, {"add_prefix_space", true}, {"trim_offsets", true}, {"use_regex", true}}},

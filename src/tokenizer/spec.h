@@ -17,6 +17,13 @@ enum class WordPattern { kGpt2, kLlama3, kQwen2 };
 std::string_view expression_of(WordPattern pattern);
 std::optional<WordPattern> pattern_of(std::string_view expression);
 
+// How tokens are spelled in the file, and with it what a text is made of before merging: byte by byte (GPT-2's printable stand-ins), or
+// character by character with U+2581 for a blank and <0x00>..<0xFF> for the bytes of characters without a token (SentencePiece).
+enum class Spelling { kByteLevel, kSentencePiece };
+
+// Which parts of a text get a blank in front (SentencePiece): all between added tokens, only one at the start of the text, none.
+enum class LeadingBlank { kAlways, kFirst, kNever };
+
 struct PreTokenizer {
   bool split_digits = false;  // each numeric character is a word of its own, before the pattern is applied to what lies between
   WordPattern pattern = WordPattern::kGpt2;
@@ -49,8 +56,13 @@ struct TokenizerSpec {
   std::vector<std::string> spelled;  // by id, in the byte-to-unicode spelling; "" for an id that is not used. Added tokens: plain text
   std::vector<Merge> merges;         // rank order
   std::vector<AddedToken> added;
-  PreTokenizer pre_tokenizer;
-  bool ignore_merges = false;  // a word that is a token is that token, whatever the merges say
+  Spelling spelling = Spelling::kByteLevel;
+  bool normal_form_c = false;
+  PreTokenizer pre_tokenizer;                          // of byte-level spelling
+  LeadingBlank leading_blank = LeadingBlank::kAlways;  // of SentencePiece's, as the next
+  bool doubles_leading_blank = false;                  // the blank comes even where the text has one
+  bool drops_leading_blank = false;                    // when decoding
+  bool ignore_merges = false;                          // a word that is a token is that token, whatever the merges say
   std::optional<std::int32_t> unknown_id;
   bool fuse_unknown = false;
   std::vector<std::int32_t> prefix;  // ids that the template puts before and after a text

@@ -7,6 +7,7 @@
 #include "tokenizer/added_tokens.h"
 #include "tokenizer/bpe.h"
 #include "tokenizer/byte_alphabet.h"
+#include "tokenizer/normal_form.h"
 #include "tokenizer/readers.h"
 #include "tokenizer/token_table.h"
 #include "tokenizer/word_splitter.h"
@@ -15,13 +16,20 @@ namespace stableqat {
 
 namespace {
 
-// What an id stands for: added tokens are plain text, the others spelled byte by byte. A spelling of no bytes can only be a placeholder.
+// What a spelled token stands for. A byte-level spelling of no bytes can only be a placeholder.
+std::string bytes_of(const TokenizerSpec& spec, const std::string& spelled) {
+  if (spec.spelling == Spelling::kByteLevel) return unspell(spelled).value_or(spelled);
+  const auto byte = sentencepiece_byte(spelled);
+  return byte ? std::string(1, static_cast<char>(*byte)) : with_blanks(spelled);
+}
+
+// By id; added tokens are plain text.
 TokenTable token_bytes_of(const TokenizerSpec& spec) {
   std::vector<const AddedToken*> added(spec.spelled.size());
   for (const AddedToken& token : spec.added) added[static_cast<std::size_t>(token.id)] = &token;
   TokenTable table;
   for (std::size_t id = 0; id < spec.spelled.size(); ++id) {
-    table.append(added[id] != nullptr ? added[id]->text : unspell(spec.spelled[id]).value_or(spec.spelled[id]));
+    table.append(added[id] != nullptr ? added[id]->text : bytes_of(spec, spec.spelled[id]));
   }
   return table;
 }
@@ -30,7 +38,15 @@ TokenTable token_bytes_of(const TokenizerSpec& spec) {
 std::vector<bool> mergeable_ids(const TokenizerSpec& spec, const TokenTable& bytes) {
   std::vector<bool> mergeable(bytes.size());
   for (std::size_t id = 0; id < bytes.size(); ++id) {
-    mergeable[id] = !spec.spelled[id].empty() && unspell(spec.spelled[id]) == bytes[static_cast<std::int32_t>(id)];
+    const std::string& spelled = spec.spelled[id];
+    if (spec.spelling == Spelling::kByteLevel) {
+      mergeable[id] = !spelled.empty() && unspell(spelled) == bytes[static_cast<std::int32_t>(id)];
+    } else {
+      mergeable[id] = !spelled.empty() && !sentencepiece_byte(spelled);
+    }
+  }
+  for (const AddedToken& token : spec.added) {
+    if (spec.spelling == Spelling::kSentencePiece && token.special) mergeable[static_cast<std::size_t>(token.id)] = false;
   }
   return mergeable;
 }
@@ -46,10 +62,36 @@ std::vector<AddedToken> added_tokens(const TokenizerSpec& spec, bool normalized)
 WordIndex index_of(const TokenizerSpec& spec, const TokenTable& bytes) {
   WordIndex index(bytes, bytes.size());
   for (const AddedToken& token : spec.added) index.insert(token.id);
-  for (std::size_t id = 0; id < bytes.size(); ++id) {
-    if (!spec.spelled[id].empty()) index.insert(static_cast<std::int32_t>(id));
+  const auto is_byte = [&spec](const std::string& spelled) {
+    return spec.spelling == Spelling::kSentencePiece && sentencepiece_byte(spelled);
+  };
+  for (const bool bytes_last : {false, true}) {  // a character's own token goes before that of its byte
+    for (std::size_t id = 0; id < bytes.size(); ++id) {
+      const std::string& spelled = spec.spelled[id];
+      if (!spelled.empty() && is_byte(spelled) == bytes_last) index.insert(static_cast<std::int32_t>(id));
+    }
   }
   return index;
+}
+
+// Whether no token has a blank behind another character: then no merge reaches over the start of a word, and words can be merged apart.
+bool has_blanks_in_front_only(const TokenizerSpec& spec, const TokenTable& bytes) {
+  for (std::size_t id = 0; id < bytes.size(); ++id) {
+    const std::string_view token = bytes[static_cast<std::int32_t>(id)];
+    if (!spec.spelled[id].empty() && token.find(' ', token.find_first_not_of(' ')) != std::string_view::npos) return false;
+  }
+  return true;
+}
+
+// Calls visit for each run of blanks with the text up to the next one.
+template <class Visitor>
+void for_each_blank_word(std::string_view text, Visitor&& visit) {
+  while (!text.empty()) {
+    const std::size_t word = text.find_first_not_of(' ');
+    const std::size_t end = word == std::string_view::npos ? word : text.find(' ', word);
+    visit(text.substr(0, end));
+    text.remove_prefix(end == std::string_view::npos ? text.size() : end);
+  }
 }
 
 // Hash of a byte form that does not depend on where the tokenizer was read from.
@@ -67,6 +109,12 @@ std::string hash_of(const TokenizerSpec& spec, const TokenTable& bytes) {
   number(spec.fuse_unknown);
   ids(spec.prefix);
   ids(spec.suffix);
+  if (spec.normal_form_c) form += "nfc ";
+  if (spec.spelling == Spelling::kSentencePiece) {
+    form += "sentencepiece ";
+    number(static_cast<int>(spec.leading_blank));
+    number(spec.doubles_leading_blank);
+  }
   number(static_cast<std::int64_t>(bytes.size()));
   for (std::size_t id = 0; id < bytes.size(); ++id) {
     const std::string_view token = bytes[static_cast<std::int32_t>(id)];
@@ -90,6 +138,8 @@ struct Tokenizer::Data {
         index(index_of(spec, bytes)),
         special(bytes.size()),
         splitter(spec.pre_tokenizer),
+        normal_form(spec.normal_form_c ? std::make_optional<NormalFormC>() : std::nullopt),
+        cuts_at_blanks(has_blanks_in_front_only(spec, bytes)),
         added(added_tokens(spec, false), splitter.classes()),
         added_normalized(added_tokens(spec, true), splitter.classes()),
         encoder(spec, bytes, mergeable_ids(spec, bytes)),
@@ -108,7 +158,23 @@ struct Tokenizer::Data {
   TokenTable bytes;
   WordIndex index;
   std::vector<bool> special;
+  // The ids of a text between added tokens; `first`: nothing lies before it.
+  void encode_part(std::string_view part, bool first, std::vector<std::int32_t>& ids) const {
+    if (spec.spelling == Spelling::kSentencePiece) return encode_sentencepiece(part, first, ids);
+    splitter.for_each_word(part, [&](std::string_view word) { encoder.encode(word, ids); });
+  }
+
+  void encode_sentencepiece(std::string_view part, bool first, std::vector<std::int32_t>& ids) const {
+    std::string text = with_blanks(part);
+    const bool wants_blank = spec.leading_blank == LeadingBlank::kAlways || (spec.leading_blank == LeadingBlank::kFirst && first);
+    if (wants_blank && (spec.doubles_leading_blank || !text.starts_with(' '))) text.insert(text.begin(), ' ');
+    if (!cuts_at_blanks) return encoder.encode(text, ids);
+    for_each_blank_word(text, [&](std::string_view word) { encoder.encode(word, ids); });
+  }
+
   WordSplitter splitter;
+  std::optional<NormalFormC> normal_form;
+  bool cuts_at_blanks;
   AddedTokenFinder added;
   AddedTokenFinder added_normalized;  // looked for in what the first leaves, as `tokenizers` does
   BytePairEncoder encoder;
@@ -139,11 +205,16 @@ std::vector<std::int32_t> Tokenizer::encode(std::string_view text, EncodeOptions
 
 void Tokenizer::encode(std::string_view text, std::vector<std::int32_t>& ids, EncodeOptions options) const {
   const Data& data = *data_;
+  std::string normalized;
+  std::string_view whole;  // what is cut at normalized added tokens
+  bool whole_is_first = false;
   const auto on_token = [&](std::int32_t id) { ids.push_back(id); };
-  const auto on_words = [&](std::string_view part) {
-    data.splitter.for_each_word(part, [&](std::string_view word) { data.encoder.encode(word, ids); });
+  const auto on_words = [&](std::string_view part) { data.encode_part(part, part.data() == whole.data() && whole_is_first, ids); };
+  const auto on_part = [&](std::string_view part) {
+    whole_is_first = part.data() == text.data();
+    whole = data.normal_form ? (*data.normal_form)(part, normalized) : part;
+    data.added_normalized.split(whole, options.parse_special_tokens, on_words, on_token);
   };
-  const auto on_part = [&](std::string_view part) { data.added_normalized.split(part, options.parse_special_tokens, on_words, on_token); };
   if (options.add_special_tokens) ids.insert(ids.end(), data.spec.prefix.begin(), data.spec.prefix.end());
   data.added.split(text, options.parse_special_tokens, on_part, on_token);
   if (options.add_special_tokens) ids.insert(ids.end(), data.spec.suffix.begin(), data.spec.suffix.end());
@@ -155,6 +226,7 @@ std::string Tokenizer::decode(std::span<const std::int32_t> ids, bool skip_speci
     data_->check(id);
     if (!skip_special_tokens || !data_->special[static_cast<std::size_t>(id)]) text += data_->bytes[id];
   }
+  if (data_->spec.drops_leading_blank && text.starts_with(' ')) text.erase(0, 1);
   return text;
 }
 

@@ -31,8 +31,13 @@ void expect_ids(const Tokenizer& tokenizer, const std::string& name) {
     const std::string text = text_of(example);
     EXPECT_EQ(tokenizer.encode(text, {.add_special_tokens = false}), example.at("ids").get<Ids>());
     EXPECT_EQ(tokenizer.encode(text), example.at("with_special").get<Ids>());
-    EXPECT_EQ(tokenizer.encode(text, {.add_special_tokens = false, .parse_special_tokens = false}),
-              example.at("special_as_text").get<Ids>());
+    const Ids as_text = example.at("special_as_text").get<Ids>();
+    EXPECT_EQ(tokenizer.encode(text, {.add_special_tokens = false, .parse_special_tokens = false}), as_text);
+    // Its decoder takes the letters of added tokens for spelled bytes, which makes U+FFFD of some.
+    const auto decoded = example.at("decoded").get<std::string>();
+    if (decoded.find("\xEF\xBF\xBD") == std::string::npos) {
+      EXPECT_EQ(tokenizer.decode(as_text), decoded);
+    }
   }
 }
 
@@ -43,7 +48,9 @@ TEST_P(TokenizerFixtures, IdsAreThoseOfHuggingFace) {
 }
 
 INSTANTIATE_TEST_SUITE_P(All, TokenizerFixtures,
-                         ::testing::Values("gpt2", "smollm", "llama3", "qwen2", "split_gpt2", "unknown", "fused_unknown"),
+                         ::testing::Values("gpt2", "smollm", "llama3", "qwen2", "qwen3", "split_gpt2", "unknown", "fused_unknown",
+                                           "sentencepiece_normalizer", "sentencepiece_first", "sentencepiece_always",
+                                           "sentencepiece_never"),
                          [](const auto& fixture) { return std::string(fixture.param); });
 
 TEST(TokenizerGguf, IdsAreThoseOfHuggingFace) {
