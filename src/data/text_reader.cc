@@ -26,8 +26,8 @@ std::vector<fs::path> list_text_files(std::span<const fs::path> inputs) {
     }
     std::sort(files.begin() + first, files.end());
     if (static_cast<std::ptrdiff_t>(files.size()) == first) {
-      throw DataError(
-          {input.string(), "no text file in this folder", "files *.jsonl, *.json, *.ndjson or *.txt, perhaps with .gz, .xz or .zst", ""});
+      throw DataError({input.string(), "no text file in this folder",
+                       "files *.jsonl, *.json, *.ndjson or *.txt, perhaps with .gz, .xz or .zst, or *.parquet", ""});
     }
   }
   return files;
@@ -36,7 +36,7 @@ std::vector<fs::path> list_text_files(std::span<const fs::path> inputs) {
 class DocumentReader::Impl {
  public:
   Impl(std::vector<fs::path> files, TextOptions options, LogCallback log)
-      : records_(std::move(files), options.max_document_bytes), options_(std::move(options)), log_(std::move(log)) {}
+      : records_(std::move(files), options.json_key, options.max_document_bytes), options_(std::move(options)), log_(std::move(log)) {}
 
   bool next(Document& document) {
     while (true) {

@@ -88,12 +88,13 @@ TextFormat text_format(const fs::path& path) {
   if (format.compression != Compression::kNone) name = name.stem();
   const std::string inner = name.extension().string();
   format.json_lines = inner == ".jsonl" || inner == ".json" || inner == ".ndjson";
-  format.known_name = format.json_lines || inner == ".txt";
+  format.parquet = format.compression == Compression::kNone && inner == ".parquet";
+  format.known_name = format.json_lines || format.parquet || inner == ".txt";
   return format;
 }
 
-RecordReader::RecordReader(std::vector<fs::path> files, std::uint64_t max_record_bytes)
-    : files_(std::move(files)), max_record_bytes_(max_record_bytes), buffer_(kBufferBytes) {
+RecordReader::RecordReader(std::vector<fs::path> files, std::string column, std::uint64_t max_record_bytes)
+    : files_(std::move(files)), column_(std::move(column)), max_record_bytes_(max_record_bytes), buffer_(kBufferBytes) {
   for (const fs::path& file : files_) {
     std::error_code unknown;
     const std::uintmax_t size = fs::file_size(file, unknown);
@@ -101,29 +102,69 @@ RecordReader::RecordReader(std::vector<fs::path> files, std::uint64_t max_record
   }
 }
 
-std::uint64_t RecordReader::bytes_read() const noexcept { return bytes_of_closed_files_ + (raw_ ? raw_->bytes_read() : 0); }
+std::uint64_t RecordReader::bytes_read() const noexcept {
+  if (!raw_) return bytes_of_closed_files_;
+  if (!parquet_) return bytes_of_closed_files_ + raw_->bytes_read();
+  std::error_code unknown;
+  const auto size = static_cast<double>(fs::file_size(files_[next_file_ - 1], unknown));
+  return bytes_of_closed_files_ + (unknown ? 0 : static_cast<std::uint64_t>(parquet_->share_done() * size));
+}
+
+void RecordReader::go_on_after(std::vector<TextSource> files, std::uint64_t records) {
+  next_file_ = files.size();
+  for (const TextSource& file : files) bytes_of_closed_files_ += file.bytes;
+  sources_ = std::move(files);
+  TextRecord record;
+  while (records_of_file_ < records) {
+    try {
+      if (!next(record)) return;
+    } catch (const DataError&) {  // was reported before
+    }
+  }
+}
 
 bool RecordReader::next(TextRecord& record) {
   while (raw_ || next_file_ < files_.size()) {
     if (!raw_) open_next_file();
-    const fs::path& path = files_[next_file_ - 1];
-    try {
-      if (format_.json_lines ? next_line(record.bytes) : next_text(record.bytes)) {
-        record.path = path;
-        record.line = format_.json_lines ? lines_ : 1;
-        record.json = format_.json_lines;
-        return true;
-      }
-    } catch (const CorruptStream& damage) {
-      DataError error({line_of(path, lines_ + 1), std::string("a stream that ") + damage.what(),
-                       std::string("whole ") + compression_name(format_.compression) + " data",
-                       "fetch or make the file again; what follows in it cannot be read"});
-      close_file();
-      throw error;
-    }
+    ++records_of_file_;  // an error counts too
+    if (next_of_file(record)) return true;
     close_file();
   }
   return false;
+}
+
+// False at the end of the open file. What damage leaves of a file cannot be read: it is closed.
+bool RecordReader::next_of_file(TextRecord& record) {
+  const fs::path& path = files_[next_file_ - 1];
+  try {
+    if (!read_record(record)) return false;
+  } catch (const CorruptStream& damage) {
+    DataError error({line_of(path, lines_ + 1), std::string("a stream that ") + damage.what(),
+                     std::string("whole ") + compression_name(format_.compression) + " data",
+                     "fetch or make the file again; what follows in it cannot be read"});
+    close_file();
+    throw error;
+  } catch (const DataError&) {
+    if (format_.parquet) close_file();
+    throw;
+  }
+  record.path = path;
+  record.line = format_.json_lines || format_.parquet ? lines_ : 1;
+  record.json = format_.json_lines;
+  return true;
+}
+
+bool RecordReader::read_record(TextRecord& record) {
+  if (format_.parquet) return next_row(record.bytes);
+  return format_.json_lines ? next_line(record.bytes) : next_text(record.bytes);
+}
+
+bool RecordReader::next_row(std::string& text) {
+  if (!parquet_) parquet_ = std::make_unique<ParquetTexts>(files_[next_file_ - 1], column_);
+  if (!parquet_->next(text)) return false;
+  ++lines_;
+  if (text.size() > max_record_bytes_) throw_too_long("a row", lines_);
+  return true;
 }
 
 void RecordReader::open_next_file() {
@@ -133,6 +174,7 @@ void RecordReader::open_next_file() {
   format_ = text_format(path);
   if (format_.compression != Compression::kNone) decoder_ = make_decoder(format_.compression, *raw_);
   lines_ = 0;
+  records_of_file_ = 0;
   dropping_line_ = false;
 }
 
@@ -140,10 +182,12 @@ void RecordReader::open_next_file() {
 void RecordReader::close_file() {
   pending_ = {};
   decoder_.reset();
+  parquet_.reset();
   while (raw_->read(buffer_) > 0) {
   }
   sources_.push_back({files_[next_file_ - 1], raw_->bytes_read(), raw_->hash()});
   bytes_of_closed_files_ += raw_->bytes_read();
+  records_of_file_ = 0;
   raw_.reset();
 }
 

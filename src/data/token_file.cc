@@ -3,8 +3,10 @@
 #include <bit>
 #include <cstring>
 #include <limits>
+#include <nlohmann/json.hpp>
 #include <numeric>
 #include <stdexcept>
+#include <utility>
 
 #include "data/token_file_info.h"
 #include "data/token_index_format.h"
@@ -68,12 +70,79 @@ void TokenBuffer::read(std::uint64_t begin, std::span<std::int32_t> ids) const {
   if (!ids.empty()) std::memcpy(ids.data(), ids_.data() + begin, ids.size_bytes());
 }
 
+// What PREFIX.json.partial says.
+struct TokenFileWriter::Saved {
+  std::string state;
+  std::uint64_t documents = 0;
+  std::uint64_t tokens = 0;
+};
+
 TokenFileWriter::TokenFileWriter(fs::path prefix, std::int64_t vocabulary_size)
     : prefix_(std::move(prefix)),
       vocabulary_size_(vocabulary_size),
       element_size_(vocabulary_size < kFirstInt32Vocabulary ? sizeof(std::uint16_t) : sizeof(std::int32_t)),
-      bin_(with_suffix(prefix_, ".bin")) {
+      bin_(with_suffix(prefix_, ".bin.partial")),
+      lengths_file_(with_suffix(prefix_, ".idx.partial")) {
   buffer_.reserve(kBufferBytes);
+}
+
+TokenFileWriter::~TokenFileWriter() {
+  if (!keeps_) remove_partial_files();
+}
+
+void TokenFileWriter::remove_partial_files() noexcept {
+  bin_.remove();
+  lengths_file_.remove();
+  std::error_code ignored;
+  fs::remove(with_suffix(prefix_, ".json.partial"), ignored);
+}
+
+TokenFileWriter::Saved TokenFileWriter::read_saved() const {
+  const fs::path path = with_suffix(prefix_, ".json.partial");
+  if (!fs::exists(path)) return {};
+  const nlohmann::json json = nlohmann::json::parse(read_text_file(path), nullptr, false);
+  try {
+    Saved saved{json.at("state"), json.at("documents"), json.at("tokens")};
+    const bool whole = bin_.size() / element_size_ >= saved.tokens && lengths_file_.size() / sizeof(std::int32_t) >= saved.documents;
+    return whole ? saved : Saved{};
+  } catch (const nlohmann::json::exception&) {
+    return {};
+  }
+}
+
+std::string TokenFileWriter::saved_state() const { return read_saved().state; }
+
+void TokenFileWriter::resume() {
+  const Saved saved = read_saved();
+  {
+    const MappedFile file(with_suffix(prefix_, ".idx.partial"));
+    lengths_.resize(saved.documents);
+    std::memcpy(lengths_.data(), file.bytes().data(), saved.documents * sizeof(std::int32_t));
+  }
+  tokens_ = saved.tokens;
+  bin_.cut(saved.tokens * element_size_);
+  lengths_file_.cut(saved.documents * sizeof(std::int32_t));
+  begun_ = keeps_ = true;
+}
+
+// A fresh start drops what an earlier writer left.
+void TokenFileWriter::begin() {
+  if (std::exchange(begun_, true)) return;
+  std::error_code absent_is_fine;
+  fs::remove(with_suffix(prefix_, ".json.partial"), absent_is_fine);
+  bin_.cut(0);
+  lengths_file_.cut(0);
+}
+
+void TokenFileWriter::save(const std::string& state) {
+  flush();
+  bin_.sync();
+  const std::size_t kept = static_cast<std::size_t>(lengths_file_.size()) / sizeof(std::int32_t);
+  lengths_file_.write(std::as_bytes(std::span(lengths_).subspan(kept)));
+  lengths_file_.sync();
+  const nlohmann::json json{{"state", state}, {"documents", documents()}, {"tokens", tokens_}};
+  write_text_file(with_suffix(prefix_, ".json.partial"), json.dump());
+  keeps_ = true;
 }
 
 void TokenFileWriter::add_document(std::span<const std::int32_t> ids) {
@@ -93,6 +162,7 @@ void TokenFileWriter::add_document(std::span<const std::int32_t> ids) {
 }
 
 void TokenFileWriter::flush() {
+  begin();
   bin_.write(buffer_);
   buffer_.clear();
 }
@@ -112,9 +182,10 @@ void TokenFileWriter::commit(TokenFileInfo& info) {
   // A new .bin must never stand beside an old .idx, whatever happens between the renames.
   std::error_code absent_is_fine;
   fs::remove(index_path, absent_is_fine);
-  bin_.commit();
+  bin_.rename(with_suffix(prefix_, ".bin"));
   json.commit();
   index.commit();
+  remove_partial_files();
 }
 
 void TokenFileWriter::write_index(AtomicFile& index) const {

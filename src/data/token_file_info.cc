@@ -39,10 +39,9 @@ std::string to_json_text(const TokenFileInfo& info) {
   return object.dump(2, ' ', false, json::error_handler_t::replace) + "\n";
 }
 
-std::optional<TokenFileInfo> read_token_file_info(const std::filesystem::path& path) {
-  if (!std::filesystem::exists(path)) return std::nullopt;
+TokenFileInfo token_file_info_from_text(const std::string& text, const std::string& where) {
   try {
-    const json object = json::parse(read_text_file(path));
+    const json object = json::parse(text);
     TokenFileInfo info;
     visit_members(info, [&object](const char* key, auto& value) { object.at(key).get_to(value); });
     for (const json& source : object.at("sources")) {
@@ -50,8 +49,13 @@ std::optional<TokenFileInfo> read_token_file_info(const std::filesystem::path& p
     }
     return info;
   } catch (const json::exception& error) {
-    throw DataError({path.string(), error.what(), "the description written beside token files", "tokenize the text again"});
+    throw DataError({where, error.what(), "the description written beside token files", "tokenize the text again"});
   }
+}
+
+std::optional<TokenFileInfo> read_token_file_info(const std::filesystem::path& path) {
+  if (!std::filesystem::exists(path)) return std::nullopt;
+  return token_file_info_from_text(read_text_file(path), path.string());
 }
 
 }  // namespace stableqat

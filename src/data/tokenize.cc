@@ -1,14 +1,18 @@
 #include "stableqat/data/tokenize.h"
 
 #include <algorithm>
+#include <chrono>
 #include <exception>
+#include <nlohmann/json.hpp>
 #include <span>
 #include <thread>
 #include <utility>
 
 #include "data/ordered_parallel.h"
 #include "data/text_records.h"
+#include "data/token_file_info.h"
 #include "stableqat/base/error.h"
+#include "stableqat/base/file.h"
 #include "stableqat/tokenizer/tokenizer.h"
 
 namespace stableqat {
@@ -17,10 +21,18 @@ namespace {
 
 constexpr std::size_t kBatchBytes = std::size_t{1} << 19;
 
+// How far the inputs were read.
+struct ReadPosition {
+  std::uint64_t records = 0;          // over all inputs
+  std::uint64_t records_of_file = 0;  // of the file after those that were closed
+};
+
 // What one worker handles at a time.
 struct Batch {
   std::vector<TextRecord> records;
-  std::uint64_t bytes_read = 0;  // on disk, up to the end of this batch
+  std::uint64_t bytes_read = 0;          // on disk, up to the end of this batch
+  std::vector<TextSource> closed_files;  // in this batch
+  ReadPosition position;                 // behind this batch
 
   std::vector<std::string> bad_lines;
   std::vector<std::int32_t> ids;     // of all documents
@@ -32,8 +44,14 @@ struct Batch {
 // Reads this shard's records.
 class BatchReader {
  public:
-  explicit BatchReader(const TokenizeOptions& options)
-      : options_(options), records_(list_text_files(options.inputs), options.text.max_document_bytes) {}
+  BatchReader(const TokenizeOptions& options, std::vector<std::filesystem::path> files)
+      : options_(options), records_(std::move(files), options.text.json_key, options.text.max_document_bytes) {}
+
+  void go_on_after(std::vector<TextSource> closed_files, const ReadPosition& position) {
+    files_told_ = closed_files.size();
+    records_.go_on_after(std::move(closed_files), position.records_of_file);
+    number_ = position.records;
+  }
 
   bool next(Batch& batch) {
     if (error_) std::rethrow_exception(error_);
@@ -55,10 +73,16 @@ class BatchReader {
       batch.records.push_back(std::move(record));
     }
     batch.bytes_read = records_.bytes_read();
+    batch.position = {number_, records_.records_of_file()};
+    const auto& sources = records_.sources();
+    batch.closed_files.assign(sources.begin() + static_cast<std::ptrdiff_t>(files_told_), sources.end());
+    files_told_ = sources.size();
     return more || !batch.records.empty() || !batch.bad_lines.empty();
   }
 
-  const RecordReader& records() const noexcept { return records_; }
+  std::uint64_t total_bytes() const noexcept { return records_.total_bytes(); }
+  // Once all batches were read.
+  const std::vector<TextSource>& sources() const noexcept { return records_.sources(); }
 
  private:
   bool ours() { return number_++ % options_.shard_count == options_.shard_index; }
@@ -66,6 +90,7 @@ class BatchReader {
   const TokenizeOptions& options_;
   RecordReader records_;
   std::uint64_t number_ = 0;
+  std::size_t files_told_ = 0;  // of the closed ones, in earlier batches
   std::exception_ptr error_;
 };
 
@@ -110,6 +135,7 @@ void write_batch(const Batch& batch, TokenFileWriter& writer, TokenFileInfo& inf
   info.text_bytes += batch.text_bytes;
   info.empty_documents += batch.empty_documents;
   info.bad_lines += batch.bad_lines.size();
+  info.sources.insert(info.sources.end(), batch.closed_files.begin(), batch.closed_files.end());
   if (!log) return;
   for (const std::string& line : batch.bad_lines) log(LogLevel::kWarning, line);
 }
@@ -122,6 +148,34 @@ void check_options(const TokenizeOptions& options) {
   if (options.prefix.filename().empty()) {
     throw ConfigError({"output", options.prefix.string(), "a prefix of file names such as data/train", ""});
   }
+}
+
+// Changes with everything that decides what is written, but for whether bad lines stop the work.
+std::string key_of(const TokenEncoder& encoder, const TokenizeOptions& options, const std::vector<std::filesystem::path>& files) {
+  std::string text = encoder.hash + ' ' + std::to_string(encoder.end_of_text) + ' ' + options.text.json_key + ' ' +
+                     std::to_string(options.text.max_document_bytes) + ' ' + std::to_string(options.shard_index) + '/' +
+                     std::to_string(options.shard_count);
+  for (const std::filesystem::path& file : files) {
+    text += '\n' + file.string() + ' ' + std::to_string(std::filesystem::file_size(file)) + ' ' +
+            std::to_string(std::filesystem::last_write_time(file).time_since_epoch().count());
+  }
+  return content_hash(std::as_bytes(std::span(text)));
+}
+
+// What an interrupted call leaves beside the ids: how far it was, and its counts.
+std::string state_text(const std::string& key, const ReadPosition& position, const TokenFileInfo& info) {
+  const nlohmann::json json{
+      {"key", key}, {"records", position.records}, {"records_of_file", position.records_of_file}, {"info", to_json_text(info)}};
+  return json.dump();
+}
+
+// Fills position and info from the state, unless it belongs to another call.
+bool read_state(const std::string& text, const std::string& key, ReadPosition& position, TokenFileInfo& info) {
+  const nlohmann::json json = nlohmann::json::parse(text, nullptr, false);
+  if (!json.is_object() || json.value("key", "") != key) return false;
+  position = {json.value("records", std::uint64_t{0}), json.value("records_of_file", std::uint64_t{0})};
+  info = token_file_info_from_text(json.value("info", ""), "saved state");
+  return true;
 }
 
 }  // namespace
@@ -142,16 +196,26 @@ TokenEncoder make_token_encoder(const Tokenizer& tokenizer) {
 std::optional<TokenFileInfo> tokenize_files(const TokenEncoder& encoder, const TokenizeOptions& options, const LogCallback& log,
                                             const ProgressCallback& progress, const StopRequested& stop) {
   check_options(options);
-  BatchReader reader(options);
+  const std::vector<std::filesystem::path> files = list_text_files(options.inputs);
+  const std::string key = key_of(encoder, options, files);
+  BatchReader reader(options, files);
   TokenFileWriter writer(options.prefix, encoder.vocabulary_size);
   TokenFileInfo info;
   info.tokenizer_hash = encoder.hash;
   info.end_of_text = encoder.end_of_text;
   info.shard_index = options.shard_index;
   info.shard_count = options.shard_count;
+  ReadPosition position;
+  if (read_state(writer.saved_state(), key, position, info)) {
+    writer.resume();
+    reader.go_on_after(info.sources, position);
+    if (log) log(LogLevel::kInfo, "going on after " + std::to_string(writer.documents()) + " documents, where the last call stopped");
+  }
 
   const unsigned cores = std::max(1U, std::thread::hardware_concurrency());
   const int workers = options.workers > 0 ? options.workers : static_cast<int>(cores);
+  using Clock = std::chrono::steady_clock;
+  Clock::time_point saved = Clock::now();
   bool stopped = false;
   ordered_parallel<Batch>(
       workers, 2 * static_cast<std::size_t>(workers) + 2, [&](Batch& batch) { return reader.next(batch); },
@@ -160,15 +224,23 @@ std::optional<TokenFileInfo> tokenize_files(const TokenEncoder& encoder, const T
         stopped = stop && stop();
         if (stopped) return false;
         write_batch(batch, writer, info, log);
-        if (progress) progress({"tokenize", batch.bytes_read, reader.records().total_bytes(), "bytes"});
+        position = batch.position;
+        if (progress) progress({"tokenize", batch.bytes_read, reader.total_bytes(), "bytes"});
+        if (std::chrono::duration<double>(Clock::now() - saved).count() >= options.save_seconds) {
+          writer.save(state_text(key, position, info));
+          saved = Clock::now();
+        }
         return true;
       });
-  if (stopped) return std::nullopt;
+  if (stopped) {
+    writer.save(state_text(key, position, info));
+    return std::nullopt;
+  }
   if (writer.tokens() == 0) {
     throw DataError(
         {options.inputs.empty() ? "input" : options.inputs.front().string(), "no document with text", "at least one", "check the inputs"});
   }
-  info.sources = reader.records().sources();
+  info.sources = reader.sources();
   writer.commit(info);
   return info;
 }

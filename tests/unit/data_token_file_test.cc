@@ -112,7 +112,7 @@ TEST_F(TokenFiles, NothingAppearsBeforeCommit) {
   {
     TokenFileWriter writer(folder_ / "a", 100);
     writer.add_document(Ids(1'000'000, 7));
-    for (const std::string& name : names()) EXPECT_TRUE(name.starts_with("a.bin.tmp-")) << name;
+    for (const std::string& name : names()) EXPECT_TRUE(name.ends_with(".partial")) << name;
   }
   EXPECT_TRUE(names().empty());
   TokenFileWriter writer(folder_ / "a", 100);

@@ -215,6 +215,77 @@ TEST(TokenLoader, RefusesOptionsOutOfRange) {
   EXPECT_THROW(loader.next(wrong), std::invalid_argument);
 }
 
+// Tokens first, first + 1, ...: a block shows which stream it comes from.
+WeightedStream weighted_stream(int first, int size, double weight) {
+  std::vector<std::int32_t> ids(static_cast<std::size_t>(size));
+  std::iota(ids.begin(), ids.end(), first);
+  return {std::make_shared<TokenBuffer>(std::move(ids)), weight};
+}
+
+std::vector<WeightedStream> three_streams() {
+  return {weighted_stream(0, 900, 3.0), weighted_stream(1000, 700, 1.5), weighted_stream(2000, 500, 0.5)};
+}
+
+TEST(TokenLoaderMixture, EveryPrefixHasTheSharesOfTheWeights) {
+  TokenLoader loader(three_streams(), options_of(1, 2));
+  std::vector<double> counts(3);
+  for (int n = 1; n <= 5000; ++n) {  // across groups of the order and epochs of the streams
+    ++counts[static_cast<std::size_t>(next_batch(loader)[0] / 1000)];
+    for (std::size_t i = 0; i < 3; ++i) EXPECT_NEAR(counts[i], n * (std::vector<double>{0.6, 0.3, 0.1})[i], 2.0) << n;
+  }
+}
+
+TEST(TokenLoaderMixture, EachStreamIsReadInItsOwnOrderWithoutRepetition) {
+  TokenLoader loader(three_streams(), options_of(1, 2));
+  EXPECT_EQ(loader.blocks_per_epoch(), 750u);  // 450 blocks of the first stream at a share of 0.6
+  std::set<std::int64_t> starts;
+  for (int n = 0; n < 750; ++n) EXPECT_TRUE(starts.insert(next_batch(loader)[0]).second);
+  EXPECT_EQ(std::count_if(starts.begin(), starts.end(), [](std::int64_t id) { return id < 1000; }), 450);
+  // Two streams of the same length have orders of their own.
+  TokenLoader twins({weighted_stream(0, 400, 1.0), weighted_stream(1000, 400, 1.0)}, options_of(2, 2));
+  int equal = 0;
+  for (int n = 0; n < 200; ++n) {
+    const Ids ids = next_batch(twins);
+    equal += ids[0] % 1000 == ids[2] % 1000;
+  }
+  EXPECT_LT(equal, 10);
+}
+
+TEST(TokenLoaderMixture, RanksAndResumptionSeeOneSequence) {
+  TokenLoader whole(three_streams(), options_of(6, 8));
+  std::vector<TokenLoader> parts;
+  for (int rank = 0; rank < 3; ++rank) {
+    LoaderOptions options = options_of(2, 8);
+    options.rank = rank;
+    options.ranks = 3;
+    parts.emplace_back(three_streams(), options);
+  }
+  for (int step = 0; step < 300; ++step) {
+    Ids joined;
+    for (TokenLoader& part : parts) {
+      const nlohmann::json saved = part.position();
+      part = TokenLoader(three_streams(), part.options());
+      part.restore(saved.get<LoaderPosition>());
+      const Ids ids = next_batch(part);
+      joined.insert(joined.end(), ids.begin(), ids.end());
+    }
+    EXPECT_EQ(joined, next_batch(whole));
+  }
+}
+
+TEST(TokenLoaderMixture, RefusesWhatIsNoMixture) {
+  using Streams = std::vector<WeightedStream>;
+  EXPECT_THROW(TokenLoader(Streams{}, options_of(1, 2)), ConfigError);
+  EXPECT_THROW(TokenLoader(Streams{weighted_stream(0, 100, 1.0), weighted_stream(0, 100, 0.0)}, options_of(1, 2)), ConfigError);
+  EXPECT_THROW(TokenLoader(Streams{weighted_stream(0, 100, 1.0), weighted_stream(0, 100, 0.0005)}, options_of(1, 2)), ConfigError);
+  EXPECT_THROW(TokenLoader(Streams{weighted_stream(0, 100, 1.0), weighted_stream(0, 1, 1.0)}, options_of(1, 2)), DataError);
+  TokenLoader loader(three_streams(), options_of(1, 2));
+  LoaderPosition position = loader.position();
+  std::vector<WeightedStream> others = three_streams();
+  others[0].weight = 2.0;
+  EXPECT_THROW(TokenLoader(others, options_of(1, 2)).restore(position), DataError);
+}
+
 TEST(TokenLoader, FillsInt32AsWell) {
   TokenLoader loader(counting_stream(40), options_of(2, 10));
   TokenLoader twin(counting_stream(40), options_of(2, 10));

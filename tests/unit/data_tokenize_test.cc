@@ -124,11 +124,69 @@ TEST_F(Tokenize, NothingIsThereUntilAllIsThere) {
   EXPECT_EQ(names(), (std::set<std::string>{"big.jsonl.zst", "out.bin", "out.idx", "out.json"}));
 }
 
-TEST_F(Tokenize, StopsOnRequestAndLeavesNothing) {
+TEST_F(Tokenize, StopsOnRequestAndGoesOnFromThere) {
+  const TokenizeOptions options = options_for({big_input()});
   std::atomic<int> asked{0};
-  const auto info = tokenize_files(byte_encoder(), options_for({big_input()}), {}, {}, [&asked] { return ++asked > 3; });
-  EXPECT_FALSE(info.has_value());
-  EXPECT_EQ(names(), std::set<std::string>{"big.jsonl.zst"});
+  EXPECT_FALSE(tokenize_files(byte_encoder(), options, {}, {}, [&asked] { return ++asked > 3; }).has_value());
+  EXPECT_EQ(names(), (std::set<std::string>{"big.jsonl.zst", "out.bin.partial", "out.idx.partial", "out.json.partial"}));
+  std::string first_line;
+  ASSERT_TRUE(tokenize_files(byte_encoder(), options, [&](LogLevel, std::string_view line) { first_line = line; }).has_value());
+  EXPECT_TRUE(first_line.starts_with("going on after ")) << first_line;
+  EXPECT_EQ(ids_of("out"), tokenize_text(byte_encoder(), options.inputs[0]));
+  EXPECT_EQ(names(), (std::set<std::string>{"big.jsonl.zst", "out.bin", "out.idx", "out.json"}));
+}
+
+// Killed again and again, wherever it is: a call that goes on writes what one that was never killed writes.
+TEST_F(Tokenize, KillsLoseAndDoubleNothing) {
+  std::string lines;
+  for (int i = 0; i < 400; ++i)
+    lines += i % 97 == 5 ? "{broken\n" : "{\"text\": \"" + std::to_string(i) + std::string(5000, 'x') + "\"}\n\n";
+  const fs::path whole = write("a.jsonl", lines);
+  const fs::path damaged = write("b.jsonl.xz", xz(lines).substr(0, 600));
+  TokenizeOptions options = options_for({whole, damaged, write("c.txt", "middle"), write("d.jsonl.gz", gzip(lines))});
+  options.text.skip_bad_lines = true;
+  options.shard_count = 2;
+  options.save_seconds = 0.0;
+  ASSERT_TRUE(tokenize_files(byte_encoder(), options).has_value());
+  std::vector<std::string> expected;
+  for (const char* suffix : {".bin", ".idx", ".json"}) {
+    expected.push_back(bytes_of(std::string("out") + suffix));
+    fs::remove(folder_ / (std::string("out") + suffix));
+  }
+  int kills = 0;
+  for (bool killed = true; killed && kills < 100;) {
+    const pid_t child = ::fork();
+    if (child == 0) {
+      int batches = 0;
+      tokenize_files(byte_encoder(), options, {}, [&](const Progress&) {
+        if (++batches == 2) ::raise(SIGKILL);  // after the first batch was saved, before the second one is
+      });
+      ::_exit(0);
+    }
+    int status = 0;
+    ASSERT_EQ(::waitpid(child, &status, 0), child);
+    killed = WIFSIGNALED(status);
+    kills += killed;
+  }
+  EXPECT_GT(kills, 2);
+  std::size_t i = 0;
+  for (const char* suffix : {".bin", ".idx", ".json"}) EXPECT_EQ(bytes_of(std::string("out") + suffix), expected[i++]) << suffix;
+}
+
+TEST_F(Tokenize, ChangedInputsStartAnew) {
+  TokenizeOptions options = options_for({big_input()});
+  options.save_seconds = 0.0;
+  std::atomic<int> asked{0};
+  EXPECT_FALSE(tokenize_files(byte_encoder(), options, {}, {}, [&asked] { return ++asked > 3; }).has_value());
+  options.inputs = {write("other.txt", "other")};
+  ASSERT_TRUE(tokenize_files(byte_encoder(), options).has_value());
+  EXPECT_EQ(ids_of("out"), tokenize_text(byte_encoder(), options.inputs[0]));
+}
+
+TEST_F(Tokenize, TwoWritersOfOnePrefixAreRefused) {
+  const TokenFileWriter first(folder_ / "out", 257);
+  expect_error<EnvironmentError>({"out.bin", "another process"},
+                                 [&] { tokenize_files(byte_encoder(), options_for({write("a.txt", "a")})); });
 }
 
 TEST_F(Tokenize, AKillLeavesNoFileUnderItsName) {

@@ -51,6 +51,31 @@ class AtomicFile {
   std::uint64_t size_ = 0;
 };
 
+// A work file that may grow over several runs of the program: opened under its own name (made if needed), with what is in it, and locked
+// against other processes. Closing leaves it. Throws EnvironmentError (disk full, unwritable folder, locked). Not thread-safe.
+class GrowingFile {
+ public:
+  explicit GrowingFile(std::filesystem::path path);
+  GrowingFile(const GrowingFile&) = delete;
+  GrowingFile& operator=(const GrowingFile&) = delete;
+  ~GrowingFile();
+
+  std::uint64_t size() const noexcept { return size_; }
+  // Drops what lies behind the first `size` bytes (at most the present size), where writing goes on.
+  void cut(std::uint64_t size);
+  void write(std::span<const std::byte> bytes);
+  void sync();
+  // Syncs, closes, and gives the file the name `path`, in the same folder.
+  void rename(const std::filesystem::path& path);
+  // Closes and removes it.
+  void remove() noexcept;
+
+ private:
+  std::filesystem::path path_;
+  int descriptor_ = -1;
+  std::uint64_t size_ = 0;
+};
+
 // A folder that appears under its name only when commit() is called. Files are made in staging(); commit() syncs every file and the folder,
 // moves an existing folder of that name aside, renames, and removes the old one. Without commit() the staging folder is removed.
 class AtomicDirectory {

@@ -1,7 +1,8 @@
-// Text documents from JSON lines and plain text, as they lie on disk or compressed with gzip, xz or zstd.
+// Text documents from JSON lines and plain text, as they lie on disk or compressed with gzip, xz or zstd, and from Parquet files.
 //
 // The name decides how a file is read: a last suffix .gz, .xz or .zst is decompressed; of what is left of the name, .jsonl, .json and
 // .ndjson mean one JSON object a line (blank lines are passed over), anything else means plain text, where the whole file is one document.
+// *.parquet is read row by row from one text column.
 // A UTF-8 byte order mark at the start of a file is dropped; nothing else is changed (line ends stay as they are).
 #pragma once
 
@@ -17,7 +18,7 @@
 namespace stableqat {
 
 struct TextOptions {
-  std::string json_key = "text";  // key of the document's text in a JSON line
+  std::string json_key = "text";  // key of the document's text in a JSON line, or its column in a Parquet file
   // Count and pass over lines that cannot be used, with a warning each, instead of throwing. Where a compressed stream is damaged, the rest
   // of that file counts as one bad line.
   bool skip_bad_lines = false;
@@ -37,7 +38,7 @@ struct Document {
   std::uint64_t line = 0;      // counted from 1
 };
 
-// The files to read for these inputs: a file stands for itself, a folder for all files below it named *.jsonl, *.json, *.ndjson or *.txt
+// The files to read for these inputs: a file stands for itself, a folder for all files below it named *.jsonl, *.json, *.ndjson, *.parquet or *.txt
 // (perhaps compressed) in order of their path. Throws DataError for a path that does not exist and for a folder without such a file.
 std::vector<std::filesystem::path> list_text_files(std::span<const std::filesystem::path> inputs);
 

@@ -68,11 +68,21 @@ struct TokenFileInfo {
 };
 
 // Writes PREFIX.bin, PREFIX.idx and PREFIX.json; none appears before commit(), and PREFIX.idx, without which nobody reads the others,
-// appears last. Memory: 4 bytes a document. Not thread-safe. Throws EnvironmentError (disk full, unwritable folder).
+// appears last. Until then the work lies in PREFIX.bin.partial, PREFIX.idx.partial and PREFIX.json.partial, which are removed by the
+// destructor unless save() was called: then a later writer of the same prefix, in another process perhaps, can go on from there. Memory: 4
+// bytes a document. Not thread-safe. Throws EnvironmentError (disk full, unwritable folder, another process writing this prefix).
 class TokenFileWriter {
  public:
   // The element type is uint16 when the vocabulary has fewer than 65,500 ids, else int32.
   TokenFileWriter(std::filesystem::path prefix, std::int64_t vocabulary_size);
+  ~TokenFileWriter();
+
+  // What was given to save() last by a writer that did not commit; empty when there is none, or when its files are not whole.
+  std::string saved_state() const;
+  // Takes over what was written up to then. Only before the first document, and only if saved_state() is not empty.
+  void resume();
+  // Makes everything written so far outlast this process, with `state` (not empty), which says how far the caller is.
+  void save(const std::string& state);
 
   // One document, its end-of-text id included. Throws std::invalid_argument for an id outside the vocabulary or a document of 2^31 tokens.
   void add_document(std::span<const std::int32_t> ids);
@@ -84,13 +94,20 @@ class TokenFileWriter {
   void commit(TokenFileInfo& info);
 
  private:
+  struct Saved;
+  Saved read_saved() const;
+  void begin();
+  void remove_partial_files() noexcept;
   void flush();
   void write_index(AtomicFile& index) const;
 
   std::filesystem::path prefix_;
   std::int64_t vocabulary_size_;
   std::size_t element_size_;
-  AtomicFile bin_;
+  GrowingFile bin_;
+  GrowingFile lengths_file_;  // of the documents saved
+  bool begun_ = false;
+  bool keeps_ = false;
   std::vector<std::byte> buffer_;
   std::vector<std::int32_t> lengths_;
   std::uint64_t tokens_ = 0;

@@ -7,6 +7,9 @@
 // to epoch. Each epoch visits its blocks in the order of a permutation made from (seed, epoch) by integer arithmetic, the same on every
 // machine. The blocks of all epochs form one endless sequence; a global batch is the next R*B of it, of which rank r takes blocks r*B to
 // r*B + B - 1.
+//
+// A mixture has several streams, each with epochs of its own; they take turns as evenly as their weights allow, in an order that depends on
+// the weights only. Its epoch ends with the last block before any of its streams begins again.
 #pragma once
 
 #include <array>
@@ -14,10 +17,14 @@
 #include <memory>
 #include <nlohmann/json_fwd.hpp>
 #include <span>
+#include <string>
+#include <vector>
 
 #include "stableqat/data/token_file.h"
 
 namespace stableqat {
+
+class MixtureOrder;
 
 // A bijection of [0, size) onto itself, chosen by `key`; any element in constant time and memory. A balanced Feistel network over the next
 // even power of two with cycle walking (Black and Rogaway, "Ciphers with arbitrary finite domains", 2002): for shuffling, not for secrecy.
@@ -43,11 +50,18 @@ struct LoaderOptions {
   std::uint64_t max_tokens = 0;  // over all ranks; the loader ends before the batch that would exceed it. 0 = endless
 };
 
+// One source of a mixture.
+struct WeightedStream {
+  std::shared_ptr<const TokenStream> stream;
+  double weight = 1.0;
+};
+
 // Where a loader stands. The last members let restore() see that it is the same sequence of blocks.
 struct LoaderPosition {
   std::uint64_t epoch = 0;
-  std::uint64_t block = 0;  // blocks of this epoch handed out, to all ranks together
-  std::uint64_t stream_tokens = 0;
+  std::uint64_t block = 0;          // blocks of this epoch handed out, to all ranks together
+  std::uint64_t stream_tokens = 0;  // of all streams
+  std::string mixture;              // "tokens x share" of each stream; empty for one
   std::int64_t block_length = 0;
   std::uint64_t seed = 0;
   bool shuffle = true;
@@ -63,6 +77,12 @@ class TokenLoader {
  public:
   // Throws ConfigError for options out of range and DataError when the stream is shorter than one global batch.
   TokenLoader(std::shared_ptr<const TokenStream> stream, const LoaderOptions& options);
+  // A mixture. Throws also ConfigError for weights that make none (no stream, a weight not above 0 or below 1/1024 of all) and DataError
+  // for a stream shorter than a block.
+  TokenLoader(std::vector<WeightedStream> mixture, const LoaderOptions& options);
+  TokenLoader(TokenLoader&&) noexcept;
+  TokenLoader& operator=(TokenLoader&&) noexcept;
+  ~TokenLoader();
 
   // Fills `ids` ([B, T] row-major, exactly B*T elements, else std::invalid_argument) with this rank's part of the next global batch.
   // Returns false, with `ids` untouched, when the budget is used up. Throws what TokenStream::read throws; the position then stays.
@@ -70,7 +90,8 @@ class TokenLoader {
   bool next(std::span<std::int32_t> ids);
 
   LoaderPosition position() const noexcept;
-  // Continues as the loader did whose position() this is. Throws DataError when it belongs to another stream, block length, seed or order.
+  // Continues as the loader did whose position() this is. Throws DataError when it belongs to another stream, mixture, block length, seed
+  // or order.
   void restore(const LoaderPosition& position);
 
   std::uint64_t blocks_per_epoch() const noexcept { return blocks_per_epoch_; }
@@ -79,12 +100,21 @@ class TokenLoader {
   const LoaderOptions& options() const noexcept { return options_; }
 
  private:
-  void read_block(std::uint64_t number, std::span<std::int32_t> ids) const;
+  struct Source {
+    std::shared_ptr<const TokenStream> stream;
+    std::uint64_t blocks = 0;  // per epoch of its own
+  };
+
+  void read_block(std::uint64_t number, std::span<std::int32_t> ids);
+  std::string describe_mixture() const;
   template <class Id>
   bool next_batch(std::span<Id> ids);
 
-  std::shared_ptr<const TokenStream> stream_;
   LoaderOptions options_;
+  std::vector<Source> sources_;
+  std::unique_ptr<MixtureOrder> order_;
+  std::uint64_t tokens_ = 0;  // of all streams
+  std::string mixture_;       // as LoaderPosition has it
   std::uint64_t blocks_per_epoch_ = 0;
   std::uint64_t blocks_done_ = 0;  // of all epochs and ranks
 };

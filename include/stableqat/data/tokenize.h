@@ -38,12 +38,14 @@ struct TokenizeOptions {
   // Takes only the documents with number % shard_count == shard_index, counted over all inputs, so that several machines share the work.
   std::uint64_t shard_index = 0;
   std::uint64_t shard_count = 1;
+  double save_seconds = 10.0;  // between the points from which an interrupted call can go on
 };
 
 // Tokenizes the inputs into token files: the ids of each document and the end-of-text id; documents without text are left out. The files
-// are the same for every number of workers. Progress counts bytes on disk. Returns what was written; nullopt when `stop` asked to stop, and
-// then nothing is left behind. Throws what DocumentReader and TokenFileWriter throw (of several errors the first in the order of the
-// inputs), ConfigError for options out of range, DataError when the inputs hold no text at all.
+// are the same for every number of workers. Progress counts bytes on disk. Returns what was written; nullopt when `stop` asked to stop.
+// After that, and after a kill or an error, the same call with unchanged inputs goes on from the last point saved (PREFIX.*.partial) and
+// gives the same files. Throws what DocumentReader and TokenFileWriter throw (of several errors the first in the order of the inputs),
+// ConfigError for options out of range, DataError when the inputs hold no text at all.
 std::optional<TokenFileInfo> tokenize_files(const TokenEncoder& encoder, const TokenizeOptions& options, const LogCallback& log = {},
                                             const ProgressCallback& progress = {}, const StopRequested& stop = {});
 

@@ -1,0 +1,40 @@
+# Finds Arrow C++ (with Parquet) of the pyarrow wheel and makes the imported target ArrowWheel::parquet.
+#
+# Looked up in this order: STABLEQAT_ARROW (cache variable, then environment variable), the wheel cache of tools/setup.sh.
+# STABLEQAT_ARROW is the folder that holds include/ and libarrow.so.*, libparquet.so.*.
+
+set(_arrow_version 26.0.1)
+set(_arrow_soversion 2600)
+
+if(NOT STABLEQAT_ARROW AND DEFINED ENV{STABLEQAT_ARROW})
+  set(STABLEQAT_ARROW "$ENV{STABLEQAT_ARROW}")
+endif()
+if(NOT STABLEQAT_ARROW)
+  if(DEFINED ENV{STABLEQAT_CACHE})
+    set(_stableqat_cache "$ENV{STABLEQAT_CACHE}")
+  elseif(DEFINED ENV{XDG_CACHE_HOME})
+    set(_stableqat_cache "$ENV{XDG_CACHE_HOME}/stableqat")
+  else()
+    set(_stableqat_cache "$ENV{HOME}/.cache/stableqat")
+  endif()
+  set(STABLEQAT_ARROW "${_stableqat_cache}/arrow-${_arrow_version}/pyarrow")
+endif()
+
+find_path(ArrowWheel_INCLUDE_DIR parquet/arrow/reader.h PATHS "${STABLEQAT_ARROW}/include" NO_DEFAULT_PATH)
+find_file(ArrowWheel_arrow_LIBRARY NAMES libarrow.so.${_arrow_soversion} PATHS "${STABLEQAT_ARROW}" NO_DEFAULT_PATH)
+find_file(ArrowWheel_parquet_LIBRARY NAMES libparquet.so.${_arrow_soversion} PATHS "${STABLEQAT_ARROW}" NO_DEFAULT_PATH)
+
+include(FindPackageHandleStandardArgs)
+find_package_handle_standard_args(
+  ArrowWheel
+  REQUIRED_VARS ArrowWheel_parquet_LIBRARY ArrowWheel_arrow_LIBRARY ArrowWheel_INCLUDE_DIR
+  REASON_FAILURE_MESSAGE "run tools/setup.sh, or set STABLEQAT_ARROW to pyarrow's folder with include/ and libarrow.so.${_arrow_soversion}")
+
+if(ArrowWheel_FOUND AND NOT TARGET ArrowWheel::parquet)
+  add_library(ArrowWheel::arrow SHARED IMPORTED)
+  set_target_properties(ArrowWheel::arrow PROPERTIES IMPORTED_LOCATION "${ArrowWheel_arrow_LIBRARY}"
+                                                     INTERFACE_INCLUDE_DIRECTORIES "${ArrowWheel_INCLUDE_DIR}")
+  add_library(ArrowWheel::parquet SHARED IMPORTED)
+  set_target_properties(ArrowWheel::parquet PROPERTIES IMPORTED_LOCATION "${ArrowWheel_parquet_LIBRARY}"
+                                                       INTERFACE_LINK_LIBRARIES ArrowWheel::arrow)
+endif()
