@@ -26,10 +26,15 @@ stableqat_test(
           unit/models_linear_test.cc
           unit/models_test.cc
   LINK test_support stableqat::eval)
+stableqat_test(model_families_test SOURCES unit/model_families_test.cc LINK stableqat::train)
 stableqat_test(train_step_test SOURCES unit/train_step_test.cc LINK test_support stableqat::train)
+stableqat_test(event_file_test SOURCES unit/event_file_test.cc LINK stableqat::train)
 
 if(STABLEQAT_BUILD_APPS)
   stableqat_test(train_test SOURCES integration/train_test.cc LINK test_support)
   target_compile_definitions(train_test PRIVATE STABLEQAT_PROGRAM="$<TARGET_FILE:stableqat>")
   add_dependencies(train_test stableqat)
+  stableqat_test(authors_files_test SOURCES integration/authors_files_test.cc LINK test_support)
+  target_compile_definitions(authors_files_test PRIVATE STABLEQAT_PROGRAM="$<TARGET_FILE:stableqat>")
+  add_dependencies(authors_files_test stableqat)
 endif()

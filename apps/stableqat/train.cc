@@ -41,7 +41,7 @@ void register_train(CLI::App& app, Program& program) {
   CLI::App& command = add_command(app, program, "train", "Quantization-aware training",
                                   "stableqat train --config run.yaml --quantization.bits 3 --train.max_steps 100");
   const auto options = std::make_shared<Options>();
-  command.add_option("--config", options->config, "YAML file; the PyTorch program's files work too")->type_name("FILE");
+  command.add_option("--config,--train_config_file", options->config, "YAML file; the PyTorch program's files work too")->type_name("FILE");
   CLI::Option* dry_run =
       command.add_flag("--dry-run", options->dry_run, "Check the configuration and print it in full; reads no model and no data");
   CLI::Option* reference =

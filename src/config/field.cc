@@ -67,6 +67,15 @@ class Store {
     for (const std::string& text : setting_.values) numbers.push_back(in_range(parsed(parse_number, text)));
     *target = std::move(numbers);
   }
+  void operator()(std::vector<WeightedPath>* target) const {
+    std::vector<WeightedPath> items;
+    for (const std::string& text : setting_.values) {
+      const std::size_t equals = text.rfind('=');
+      if (equals == std::string::npos || equals == 0) throw_wrong_value(setting_, field_, "'" + text + "'");
+      items.push_back({text.substr(0, equals), in_range(parsed(parse_number, text.substr(equals + 1)))});
+    }
+    *target = std::move(items);
+  }
   void operator()(const ChoiceTarget& target) const {
     const auto name = std::find(target.names.begin(), target.names.end(), scalar());
     if (name == target.names.end()) {
@@ -198,15 +207,12 @@ std::set<std::string_view> apply_settings(std::span<const Setting> settings, std
   return given;
 }
 
-void check_foreign(std::span<const Setting> settings, std::span<const ForeignKey> foreign, const std::set<std::string_view>& given,
-                   std::vector<std::string>& notices) {
+void check_foreign(std::span<const Setting> settings, std::span<const ForeignKey> foreign, std::vector<std::string>& notices) {
   for (const Setting& setting : settings) {
     const auto key = std::find_if(foreign.begin(), foreign.end(), [&setting](const ForeignKey& row) { return row.key == setting.name; });
     if (key == foreign.end()) continue;
     if (key->remedy.empty()) {
       notices.push_back(location(setting) + ": not used here");
-    } else if (given.contains(key->replaced_by)) {
-      notices.push_back(location(setting) + ": replaced by " + std::string(key->replaced_by));
     } else if (!is_accepted(setting, *key)) {
       throw ConfigError({location(setting), found_text(setting), "", std::string(key->remedy)});
     }

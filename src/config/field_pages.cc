@@ -42,11 +42,6 @@ std::vector<std::string> other_names(const Field& field) {
   return names;
 }
 
-std::string escaped_bars(std::string text) {
-  for (std::size_t i = 0; (i = text.find('|', i)) != std::string::npos; i += 2) text.insert(i, 1, '\\');
-  return text;
-}
-
 std::string wrapped(std::string_view text, std::size_t indent, std::size_t width) {
   std::string lines;
   std::size_t column = 0;
@@ -68,6 +63,11 @@ std::string wrapped(std::string_view text, std::size_t indent, std::size_t width
 
 }  // namespace
 
+std::string escaped_bars(std::string text) {
+  for (std::size_t i = 0; (i = text.find('|', i)) != std::string::npos; i += 2) text.insert(i, 1, '\\');
+  return text;
+}
+
 std::optional<bool> parse_bool(std::string_view text) {
   constexpr std::array<std::string_view, 6> kTrue{"true", "True", "TRUE", "yes", "Yes", "YES"};
   constexpr std::array<std::string_view, 6> kFalse{"false", "False", "FALSE", "no", "No", "NO"};
@@ -88,7 +88,8 @@ std::string number_text(double value) {
 }
 
 bool is_list(const Field& field) {
-  return std::holds_alternative<std::vector<std::string>*>(field.target) || std::holds_alternative<std::vector<double>*>(field.target);
+  return std::holds_alternative<std::vector<std::string>*>(field.target) || std::holds_alternative<std::vector<double>*>(field.target) ||
+         std::holds_alternative<std::vector<WeightedPath>*>(field.target);
 }
 
 std::string type_text(const Field& field) {
@@ -98,6 +99,7 @@ std::string type_text(const Field& field) {
                                [](std::string*) { return std::string("text"); },                               //
                                [](std::vector<std::string>*) { return std::string("text or list"); },          //
                                [](std::vector<double>*) { return std::string("number or list of numbers"); },  //
+                               [](std::vector<WeightedPath>*) { return std::string("list of {path, weight} or PATH=WEIGHT"); },
                                [](const ChoiceTarget& target) { return joined(target.names, "|"); }},
                     field.target);
 }
@@ -112,6 +114,11 @@ std::vector<std::string> value_texts(const Field& field) {
                                [](const std::vector<double>* value) {
                                  Texts texts;
                                  for (const double number : *value) texts.push_back(number_text(number));
+                                 return texts;
+                               },
+                               [](const std::vector<WeightedPath>* value) {
+                                 Texts texts;
+                                 for (const WeightedPath& item : *value) texts.push_back(item.path + "=" + number_text(item.weight));
                                  return texts;
                                },
                                [](const ChoiceTarget& target) {

@@ -29,4 +29,7 @@ std::vector<std::string> value_texts(const Field& field);
 
 bool is_list(const Field& field);
 
+// For a cell of a Markdown table.
+std::string escaped_bars(std::string text);
+
 }  // namespace stableqat

@@ -2,6 +2,7 @@
 #include <yaml-cpp/yaml.h>
 
 #include <algorithm>
+#include <optional>
 
 #include "stableqat/base/error.h"
 #include "stableqat/base/file.h"
@@ -31,6 +32,13 @@ YAML::Node parse_list(const std::string& text, const std::string& flag) {
   }
 }
 
+// {path: P, weight: W} as "P=W"; nothing for other maps.
+std::optional<std::string> weighted_path(const YAML::Node& map) {
+  if (!map.IsMap() || map.size() != 2 || !map["path"] || !map["weight"]) return std::nullopt;
+  if (!map["path"].IsScalar() || !map["weight"].IsScalar()) return std::nullopt;
+  return map["path"].Scalar() + "=" + map["weight"].Scalar();
+}
+
 Setting leaf(const YAML::Node& node, std::string name, std::string where) {
   Setting setting{.name = std::move(name), .where = std::move(where)};
   if (node.IsScalar()) {
@@ -39,11 +47,13 @@ Setting leaf(const YAML::Node& node, std::string name, std::string where) {
   }
   setting.is_list = true;
   for (const YAML::Node& item : node) {
-    if (!item.IsScalar()) {
+    const std::optional<std::string> text = item.IsScalar() ? std::optional(item.Scalar()) : weighted_path(item);
+    if (!text) {
       throw ConfigError({setting.where.empty() ? "--" + setting.name : setting.where + ": " + setting.name,
-                         "a list with nested or empty items", "a list of plain values", ""});
+                         "a list with nested or empty items",
+                         item.IsMap() ? "a list of plain values, or of {path: P, weight: W} in a mixture" : "a list of plain values", ""});
     }
-    setting.values.push_back(item.Scalar());
+    setting.values.push_back(*text);
   }
   return setting;
 }
@@ -78,6 +88,10 @@ class YamlReader {
     }
     if (value.IsNull()) return;
     if (is_section && value.IsMap()) return read_map(value, name + ".");
+    if (is_section && value.IsSequence() && std::count(known_.begin(), known_.end(), name + ".mixture") > 0) {
+      settings.push_back(leaf(value, name + ".mixture", where));
+      return;
+    }
     if (!is_name) throw ConfigError({where, "a plain value for the section '" + name + "'", "keys below it, indented", ""});
     if (value.IsMap()) throw ConfigError({where, "keys below '" + name + "'", "a value", ""});
     settings.push_back(leaf(value, name, where));

@@ -13,6 +13,8 @@ using Scheduler = TrainConfig::Scheduler;
 using Precision = TrainConfig::Precision;
 using Compute = TrainConfig::Compute;
 using Recompute = TrainConfig::Recompute;
+using StoredScales = TrainConfig::StoredScales;
+using ReportTo = TrainConfig::ReportTo;
 
 void add_model(TrainConfig::Model& model, std::vector<Field>& rows) {
   rows.push_back({.key = "model.path",
@@ -62,6 +64,13 @@ void add_quantization(TrainConfig::Quantization& quantization, std::vector<Field
           {.key = "quantization.scale_init",
            .target = one_of(quantization.scale_init, {{"absmax", ScaleInit::kAbsmax}, {"mse", ScaleInit::kMse}, {"lsq", ScaleInit::kLsq}}),
            .help = "Start value of the scales: largest weight, least squared error by search, or LSQ's rule."},
+          {.key = "quantization.stored_scales",
+           .target = one_of(quantization.stored_scales,
+                            {{"auto", StoredScales::kAuto}, {"use", StoredScales::kUse}, {"ignore", StoredScales::kIgnore}}),
+           .help =
+               "Scales that the start model has: `auto` = start from them if they were made for this quantizer and number of bits, else "
+               "from `quantization.scale_init`; `use` = in any case; `ignore` = never.",
+           .switches = {{"contain_weight_clip_val", "use", "ignore"}}},
           {.key = "quantization.export_grid",
            .target = one_of(quantization.export_grid, {{"fp16", ExportGrid::kFp16}, {"none", ExportGrid::kNone}}),
            .help =
@@ -79,10 +88,22 @@ void add_data(TrainConfig::Data& data, std::vector<Field>& rows) {
   rows.insert(
       rows.end(),
       {
+          {.key = "data.root",
+           .target = &data.root,
+           .help = "Folder that relative paths in `data.train` and `data.mixture` start from; empty = the current folder.",
+           .aliases = {"train_data_dir"}},
           {.key = "data.train",
            .target = &data.train,
-           .help = "Training data: token files (PREFIX of PREFIX.bin and PREFIX.idx), or JSON lines and text, which are tokenized first; "
-                   "required."},
+           .help = "Training data: token files (PREFIX of PREFIX.bin and PREFIX.idx), a dataset saved by Hugging Face's `datasets`, or "
+                   "text (JSON "
+                   "lines, Parquet, plain), which is tokenized first; "
+                   "this or `data.mixture` is required."},
+          {.key = "data.mixture",
+           .target = &data.mixture,
+           .help =
+               "Training data from several places: each item gives the share of the sequences that its weight has in the sum of weights. "
+               "The section `data` may also be this list itself.",
+           .range = kPositive},
           {.key = "data.valid",
            .target = &data.valid,
            .help = "Validation data in the same forms; empty = no evaluation while training.",
@@ -101,6 +122,9 @@ void add_data(TrainConfig::Data& data, std::vector<Field>& rows) {
            .help = "Training tokens of the run, where `train.max_steps` does not say its length; 0 = `train.num_train_epochs` decides.",
            .range = kNotNegative,
            .aliases = {"max_train_tokens"}},
+          {.key = "data.allow_repeats",
+           .target = &data.allow_repeats,
+           .help = "Let `data.max_train_tokens` be more than the data holds, which is then read several times; else that is an error."},
           {.key = "data.shuffle_seed", .target = &data.shuffle_seed, .help = "Seed of the order of the sequences.", .range = kNotNegative},
       });
 }
@@ -111,7 +135,8 @@ void add_train(TrainConfig::Train& train, std::vector<Field>& rows) {
       {
           {.key = "train.output_dir",
            .target = &train.output_dir,
-           .help = "Folder for checkpoints, metrics and the resolved configuration; required."},
+           .help = "Folder for checkpoints, metrics and the resolved configuration; required.",
+           .aliases = {"output_dir"}},
           {.key = "train.micro_batch_size",
            .target = &train.micro_batch_size,
            .help = "Sequences per forward pass of one process.",
@@ -191,6 +216,15 @@ void add_train(TrainConfig::Train& train, std::vector<Field>& rows) {
            .target = &train.logging_steps,
            .help = "Optimizer steps between lines of metrics.",
            .range = kAtLeastOne},
+          {.key = "train.report_to",
+           .target = one_of(train.report_to, {{"none", ReportTo::kNone}, {"tensorboard", ReportTo::kTensorBoard}}),
+           .help = "Where the metrics of `metrics.jsonl` go besides: `tensorboard` writes event files that TensorBoard opens."},
+          {.key = "train.logging_dir",
+           .target = &train.logging_dir,
+           .help = "Folder for the event files of `train.report_to`; empty = `runs` in `train.output_dir`."},
+          {.key = "train.code_histograms",
+           .target = &train.code_histograms,
+           .help = "Also write a histogram of the codes of each quantized layer into the event files, at each line of metrics."},
           {.key = "train.save_steps",
            .target = &train.save_steps,
            .help = "Optimizer steps between checkpoints; 0 = only at the end.",
@@ -209,7 +243,10 @@ void add_train(TrainConfig::Train& train, std::vector<Field>& rows) {
            .range = kNotNegative},
           {.key = "train.resume",
            .target = &train.resume,
-           .help = "`auto` = go on from the newest good checkpoint in `train.output_dir`, `never` = start anew, or a checkpoint folder."},
+           .help = "`auto` = go on from the newest good checkpoint in `train.output_dir`, `never` = start anew, or a checkpoint folder, "
+                   "which may be "
+                   "named relative to `train.output_dir`.",
+           .aliases = {"resume_ckpt"}},
           {.key = "train.threads", .target = &train.threads, .help = "CPU threads; 0 = all cores.", .range = kNotNegative},
       });
 }
@@ -231,8 +268,6 @@ void add_distillation(TrainConfig::Distillation& distillation, std::vector<Field
               });
 }
 
-constexpr std::string_view kNoMixtures = "mixtures are not supported yet; name the tokenized data by data.train";
-
 }  // namespace
 
 std::vector<Field> fields(TrainConfig& config) {
@@ -245,33 +280,43 @@ std::vector<Field> fields(TrainConfig& config) {
   return rows;
 }
 
+std::vector<Field> fields(AuthorsData& data) {
+  return {{.key = "slimpajama_data.data_path", .target = &data.slimpajama.path, .help = "An item of `data.mixture`."},
+          {.key = "slimpajama_data.mix_ratio",
+           .target = &data.slimpajama.weight,
+           .help = "Its weight; 0 leaves it out.",
+           .range = kNotNegative},
+          {.key = "fineweb_edu_data.data_path", .target = &data.fineweb_edu.path, .help = "Another item of `data.mixture`."},
+          {.key = "fineweb_edu_data.mix_ratio",
+           .target = &data.fineweb_edu.weight,
+           .help = "Its weight; 0 leaves it out.",
+           .range = kNotNegative},
+          {.key = "tokenized_data_name", .target = &data.tokenized_name, .help = "`data.train`, where the file names no mixture."},
+          {.key = "truncate.enable",
+           .target = &data.truncate,
+           .help = "With `true`, `truncate.length` is `data.sequence_length`; no token is dropped."},
+          {.key = "truncate.length", .target = &data.truncate_length, .help = "See `truncate.enable`.", .range = kAtLeastOne}};
+}
+
 std::span<const ForeignKey> train_foreign_keys() {
+  constexpr std::string_view kEvaluations = "use train.eval_steps";
   static const std::vector<ForeignKey> keys = {
       {.key = "cache_dir"},
-      {.key = "contain_weight_clip_val"},
       {.key = "efficient"},
-      {.key = "fineweb_edu_data.data_path", .remedy = kNoMixtures, .replaced_by = "data.train"},
-      {.key = "fineweb_edu_data.mix_ratio", .remedy = kNoMixtures, .replaced_by = "data.train"},
-      {.key = "slimpajama_data.data_path", .remedy = kNoMixtures, .replaced_by = "data.train"},
-      {.key = "slimpajama_data.mix_ratio", .remedy = kNoMixtures, .replaced_by = "data.train"},
       {.key = "max_eval_samples", .remedy = "not supported; use train.eval_tokens", .accepted = {"-1"}},
       {.key = "max_train_samples", .remedy = "not supported; use data.max_train_tokens", .accepted = {"-1"}},
       {.key = "train.do_eval"},
       {.key = "train.do_train", .remedy = "use `stableqat eval` to evaluate without training", .accepted = {"true", "yes"}},
-      {.key = "train.eval_strategy"},
-      {.key = "train.evaluation_strategy"},
+      {.key = "train.eval_strategy", .remedy = kEvaluations, .accepted = {"no", "false", "steps"}},
+      {.key = "train.evaluation_strategy", .remedy = kEvaluations, .accepted = {"no", "false", "steps"}},
       {.key = "train.log_on_each_node"},
-      {.key = "train.logging_dir"},
       {.key = "train.optim",
        .remedy = "AdamW is the only optimizer",
        .accepted = {"adamw_torch", "adamw_torch_fused", "adamw_hf", "adamw_apex_fused"}},
       {.key = "train.per_device_eval_batch_size"},
       {.key = "train.remove_unused_columns"},
-      {.key = "train.report_to"},
-      {.key = "train.save_strategy"},
+      {.key = "train.save_strategy", .remedy = "use train.save_steps", .accepted = {"steps"}},
       {.key = "train.tf32"},
-      {.key = "truncate.enable", .remedy = "not supported; data.sequence_length cuts the text into sequences", .accepted = {"false", "no"}},
-      {.key = "truncate.length"},
   };
   return keys;
 }

@@ -3,7 +3,9 @@
 #include <ATen/cpu/Utils.h>
 
 #include <algorithm>
+#include <array>
 #include <cmath>
+#include <cstdio>
 
 #include "stableqat/base/error.h"
 
@@ -45,6 +47,16 @@ std::optional<QuantizationSettings> quantization_settings(const TrainConfig::Qua
   settings.layers.exclude = config.exclude;
   settings.spec.validate();
   return settings;
+}
+
+bool starts_from_stored_scales(const TrainConfig::Quantization& config, const ModelSource& source) {
+  const std::optional<QuantizationSettings> settings = quantization_settings(config);
+  if (!settings || config.stored_scales == TrainConfig::StoredScales::kIgnore) return false;
+  if (config.stored_scales == TrainConfig::StoredScales::kUse) return true;
+  const std::optional<bool> fit = stored_scales_fit(source, settings->spec);
+  if (fit) return *fit;
+  throw ConfigError({"quantization.stored_scales", "auto, but " + source.path().string() + " does not say for how many bits its scales are",
+                     "use or ignore", "use them if they are for " + std::to_string(config.bits) + " bits"});
 }
 
 TrainStepOptions train_step_options(const TrainConfig::Train& config) {
@@ -91,11 +103,28 @@ NumericTypes numeric_types(TrainConfig::Precision precision, TrainConfig::Comput
   return {at::kFloat, at::kFloat, CodeProducts::kInteger};
 }
 
+namespace {
+
+void refuse_repeats(const TrainConfig::Data& data, double epochs) {
+  if (epochs <= 1.0 || data.allow_repeats) return;
+  std::array<char, 32> text{};
+  std::snprintf(text.data(), text.size(), "%.2f", epochs);
+  throw ConfigError({"data.max_train_tokens",
+                     std::to_string(data.max_train_tokens) + " tokens, which are " + text.data() + " epochs of the data",
+                     "at most one" + std::string(data.mixture.empty() ? "" : " of each source"),
+                     "give more data, lower the budget, or allow it by data.allow_repeats: true"});
+}
+
+}  // namespace
+
 std::int64_t total_steps(const TrainConfig& config, std::uint64_t blocks_per_epoch) {
   const std::int64_t blocks_per_step = config.train.micro_batch_size * config.train.gradient_accumulation_steps;
   if (config.train.max_steps > 0) return config.train.max_steps;
   double blocks = config.train.num_train_epochs * static_cast<double>(blocks_per_epoch);
-  if (config.data.max_train_tokens > 0) blocks = static_cast<double>(config.data.max_train_tokens / config.data.sequence_length);
+  if (config.data.max_train_tokens > 0) {
+    blocks = static_cast<double>(config.data.max_train_tokens / config.data.sequence_length);
+    refuse_repeats(config.data, blocks / static_cast<double>(blocks_per_epoch));
+  }
   const auto steps = static_cast<std::int64_t>(std::floor(blocks / static_cast<double>(blocks_per_step)));
   if (steps < 1) {
     throw ConfigError({"train.max_steps", "a run of less than one optimizer step", "at least one step",

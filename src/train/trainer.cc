@@ -4,6 +4,7 @@
 #include <ATen/ops/empty.h>
 
 #include <algorithm>
+#include <array>
 #include <chrono>
 #include <cmath>
 #include <memory>
@@ -19,6 +20,7 @@
 #include "stableqat/models/model_source.h"
 #include "stableqat/tokenizer/tokenizer.h"
 #include "stableqat/train/checkpoint.h"
+#include "stableqat/train/event_file.h"
 #include "stableqat/train/memory_estimate.h"
 #include "stableqat/train/metrics.h"
 #include "stableqat/train/schedule.h"
@@ -50,6 +52,45 @@ Schedule schedule(const TrainConfig& config, std::int64_t steps) {
   return {config.train.lr_scheduler, config.train.learning_rate, warmup, steps};
 }
 
+// Named as transformers' Trainer names them, where it has them.
+std::vector<ScalarValue> scalars_of(const TrainMetrics& metrics) {
+  const auto scalar = [](const char* tag, double value) { return ScalarValue{tag, static_cast<float>(value)}; };
+  return {scalar("train/loss", metrics.loss),
+          scalar("train/cross_entropy", metrics.cross_entropy),
+          scalar("train/grad_norm", metrics.gradient_norm),
+          scalar("train/learning_rate", metrics.learning_rate),
+          scalar("train/tokens_per_second", metrics.tokens_per_second),
+          scalar("train/codes_changed", metrics.codes_changed),
+          scalar("train/clipped", metrics.clipped)};
+}
+
+fs::path event_folder(const TrainConfig::Train& config) {
+  return config.logging_dir.empty() ? fs::path(config.output_dir) / "runs" : fs::path(config.logging_dir);
+}
+
+// How often each code occurs in a layer.
+struct CodeCounts {
+  std::string layer;
+  std::int64_t first = 0;
+  std::vector<std::uint64_t> counts;
+};
+
+CodeCounts count_codes(const QuantizedWeight& weight) {
+  std::array<std::uint64_t, 256> counts{};
+  const std::int8_t* codes = weight.codes().const_data_ptr<std::int8_t>();
+  for (std::int64_t i = 0; i < weight.codes().numel(); ++i) ++counts[static_cast<std::size_t>(codes[i] + 128)];
+  const auto is_used = [](std::uint64_t count) { return count > 0; };
+  const auto first = std::find_if(counts.begin(), counts.end(), is_used);
+  const auto end = std::find_if(counts.rbegin(), counts.rend(), is_used).base();
+  return {weight.name(), first - counts.begin() - 128, {first, end}};
+}
+
+std::vector<HistogramValue> histograms_of(const std::vector<CodeCounts>& all) {
+  std::vector<HistogramValue> histograms;
+  for (const CodeCounts& layer : all) histograms.push_back({"codes/" + layer.layer, layer.first, layer.counts});
+  return histograms;
+}
+
 // What one step's micro-batches gave.
 struct StepLoss {
   double loss = 0.0;
@@ -67,7 +108,7 @@ struct Window {
 class Run {
  public:
   Run(const TrainConfig& config, const TrainerCallbacks& callbacks, const ModelSource& source, const Tokenizer& tokenizer,
-      std::shared_ptr<const TokenStream> tokens, NumericTypes types)
+      std::vector<WeightedStream> tokens, NumericTypes types)
       : config_(config),
         callbacks_(callbacks),
         output_dir_(config.train.output_dir),
@@ -75,7 +116,7 @@ class Run {
         loader_(std::move(tokens), loader_options(config)),
         total_steps_(total_steps(config, loader_.blocks_per_epoch())),
         schedule_(schedule(config, total_steps_)),
-        model_(source, types.master, quantization_settings(config.quantization)),
+        model_(source, types.master, quantization_settings(config.quantization), starts_from_stored_scales(config.quantization, source)),
         step_(model_, train_step_options(config.train)),
         batch_(at::empty({config.train.micro_batch_size, config.data.sequence_length}, at::kLong)) {
     model_.model().set_compute_dtype(types.compute);
@@ -87,6 +128,7 @@ class Run {
   TrainOutcome run() {
     const std::int64_t first = resume();
     metrics_.emplace(output_dir_ / "metrics.jsonl", first > 0 ? first : -1);
+    if (config_.train.report_to == TrainConfig::ReportTo::kTensorBoard) events_.emplace(event_folder(config_.train), first);
     steps_done_ = first;
     while (steps_done_ < total_steps_) {
       const LoaderPosition step_start = loader_.position();
@@ -141,8 +183,8 @@ class Run {
     if (wish == "auto") {
       directory = find_checkpoint(output_dir_, callbacks_.log);
     } else {
-      verify_checkpoint(wish);
-      directory = wish;
+      directory = fs::exists(wish) ? fs::path(wish) : output_dir_ / wish;
+      verify_checkpoint(*directory);
     }
     if (!directory) return 0;
     const TrainerState state = load_checkpoint(*directory, step_.optimizer());
@@ -219,6 +261,10 @@ class Run {
     metrics.codes_changed = static_cast<double>(window_.codes_changed) / elements;
     metrics.clipped = static_cast<double>(report_.counts.clipped) / elements;
     metrics_->append(metrics);
+    if (events_) {
+      const std::vector<CodeCounts> counts = code_counts();
+      events_->append(steps_done_, scalars_of(metrics), histograms_of(counts));
+    }
     log(describe(metrics));
     window_ = Window();
   }
@@ -231,9 +277,22 @@ class Run {
     const PerplexityResult result = perplexity(model_.model(), validation_, options, callbacks_.progress, callbacks_.stop);
     if (result.blocks == 0) return;  // stopped before the first block
     metrics_->append_evaluation(steps_done_, result.nll, result.perplexity, result.tokens);
+    if (events_) {
+      const std::array scalars{ScalarValue{"eval/loss", static_cast<float>(result.nll)},
+                               ScalarValue{"eval/perplexity", static_cast<float>(result.perplexity)}};
+      events_->append(steps_done_, scalars);
+    }
     log("step " + std::to_string(steps_done_) + ": perplexity " + std::to_string(result.perplexity) + " on " +
         std::to_string(result.tokens) + " tokens of " + config_.data.valid);
     window_.start = Clock::now();
+  }
+
+  // Of every quantized layer, where they were asked for.
+  std::vector<CodeCounts> code_counts() const {
+    std::vector<CodeCounts> all;
+    if (!config_.train.code_histograms) return all;
+    for (const QuantizedWeight& weight : model_.weights()) all.push_back(count_codes(weight));
+    return all;
   }
 
   fs::path checkpoint_name() const { return output_dir_ / ("checkpoint-" + std::to_string(steps_done_)); }
@@ -266,6 +325,7 @@ class Run {
   Teacher teacher_;
   std::vector<std::int32_t> validation_;
   std::optional<MetricsFile> metrics_;
+  std::optional<EventFile> events_;
 
   std::int64_t steps_done_ = 0;
   std::int64_t last_saved_ = -1;
@@ -310,7 +370,7 @@ TrainOutcome train(const TrainConfig& config, const TrainerCallbacks& callbacks)
   const fs::path cache = fs::path(config.train.output_dir) / "tokens" / "train";
   const TokenEncoder encoder = model_encoder(tokenizer, source->config().vocab_size);
   auto tokens = open_training_tokens(config.data, encoder, cache, callbacks.log, callbacks.progress, callbacks.stop);
-  if (!tokens) return TrainOutcome::kInterrupted;
+  if (tokens.empty()) return TrainOutcome::kInterrupted;
   const MemoryEstimate estimate = estimate_memory(source->config(), config, resident_memory());
   report(estimate, callbacks.log);
   Run run(config, callbacks, *source, tokenizer, std::move(tokens), types);

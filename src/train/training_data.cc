@@ -7,6 +7,7 @@
 
 #include "stableqat/base/error.h"
 #include "stableqat/base/file.h"
+#include "stableqat/data/saved_dataset.h"
 
 namespace stableqat {
 
@@ -17,6 +18,12 @@ namespace {
 fs::path with_suffix(fs::path prefix, const char* suffix) { return prefix += suffix; }
 
 bool is_token_file(const fs::path& prefix) { return fs::exists(with_suffix(prefix, ".idx")); }
+
+fs::path resolved(const std::string& root, const fs::path& path) {
+  const fs::path full = fs::path(root) / path;  // an absolute path stays what it is
+  const bool is_parent = !is_token_file(full) && (is_token_file(full / "train_data") || is_saved_dataset(full / "train_data"));
+  return is_parent ? full / "train_data" : full;
+}
 
 // Token files one after another.
 class ChainedStream final : public TokenStream {
@@ -57,7 +64,8 @@ bool was_made_from(const TokenFileInfo& info, const std::vector<fs::path>& files
   if (info.tokenizer_hash != encoder.hash || info.sources.size() != files.size()) return false;
   for (std::size_t i = 0; i < files.size(); ++i) {
     const TextSource& source = info.sources[i];
-    if (source.path != files[i] || source.bytes != fs::file_size(files[i]) || source.hash != file_content_hash(files[i])) return false;
+    if (source.path != files[i] || source.bytes != fs::file_size(files[i])) return false;
+    if (!source.hash.empty() && source.hash != file_content_hash(files[i])) return false;
   }
   return true;
 }
@@ -78,34 +86,73 @@ std::shared_ptr<const TokenStream> tokenize_once(const std::vector<fs::path>& in
   return open_token_file(prefix, encoder);
 }
 
+// Opens the inputs of one stream.
+struct Opener {
+  const TrainConfig::Data& config;
+  const TokenEncoder& encoder;
+  const LogCallback& log;
+  const ProgressCallback& progress;
+  const StopRequested& stop;
+
+  std::shared_ptr<const TokenStream> import(const fs::path& folder, const fs::path& cache_prefix) const {
+    if (is_token_file(cache_prefix)) {
+      const TokenFile cached(cache_prefix, encoder.vocabulary_size);
+      if (cached.info() && was_made_from(*cached.info(), saved_dataset_files(folder), encoder))
+        return open_token_file(cache_prefix, encoder);
+    }
+    fs::create_directories(cache_prefix.parent_path());
+    if (log) log(LogLevel::kInfo, folder.string() + " does not say which tokenizer made it; taken to be the model's");
+    if (!import_saved_dataset(folder, encoder, cache_prefix, progress, stop)) return nullptr;
+    return open_token_file(cache_prefix, encoder);
+  }
+
+  // nullptr when `stop` asked to stop.
+  std::shared_ptr<const TokenStream> open(const std::vector<fs::path>& inputs, const fs::path& cache_prefix) const {
+    if (inputs.size() == 1 && is_saved_dataset(inputs.front())) return import(inputs.front(), cache_prefix);
+    const auto token_files = std::count_if(inputs.begin(), inputs.end(), is_token_file);
+    if (token_files == 0) {
+      TextOptions text;
+      text.json_key = config.json_key;
+      text.skip_bad_lines = config.skip_bad_lines;
+      return tokenize_once(inputs, text, encoder, cache_prefix, log, progress, stop);
+    }
+    if (token_files != static_cast<std::ptrdiff_t>(inputs.size())) {
+      throw ConfigError({"data.train", "token files and text together", "one kind", "tokenize the text first (stableqat tokenize)"});
+    }
+    std::vector<std::shared_ptr<const TokenStream>> parts;
+    for (const fs::path& prefix : inputs) parts.push_back(open_token_file(prefix, encoder));
+    if (parts.size() == 1) return parts.front();
+    return std::make_shared<const ChainedStream>(std::move(parts));
+  }
+};
+
 }  // namespace
 
 TokenEncoder model_encoder(const Tokenizer& tokenizer, std::int64_t vocabulary_size) {
   if (tokenizer.vocab_size() > vocabulary_size) {
-    throw DataError({"tokenizer", std::to_string(tokenizer.vocab_size()) + " ids",
-                     "at most the model's " + std::to_string(vocabulary_size), "use the tokenizer that belongs to the model"});
+    throw DataError({"tokenizer", std::to_string(tokenizer.vocab_size()) + " ids", "at most the model's " + std::to_string(vocabulary_size),
+                     "use the tokenizer that belongs to the model"});
   }
   return make_token_encoder(tokenizer);
 }
 
-std::shared_ptr<const TokenStream> open_training_tokens(const TrainConfig::Data& config, const TokenEncoder& encoder,
-                                                        const fs::path& cache_prefix, const LogCallback& log,
-                                                        const ProgressCallback& progress, const StopRequested& stop) {
-  const std::vector<fs::path> inputs(config.train.begin(), config.train.end());
-  const auto token_files = std::count_if(inputs.begin(), inputs.end(), is_token_file);
-  if (token_files == 0) {
-    TextOptions text;
-    text.json_key = config.json_key;
-    text.skip_bad_lines = config.skip_bad_lines;
-    return tokenize_once(inputs, text, encoder, cache_prefix, log, progress, stop);
+std::vector<WeightedStream> open_training_tokens(const TrainConfig::Data& config, const TokenEncoder& encoder, const fs::path& cache_prefix,
+                                                 const LogCallback& log, const ProgressCallback& progress, const StopRequested& stop) {
+  const Opener opener{config, encoder, log, progress, stop};
+  std::vector<WeightedStream> streams;
+  for (std::size_t i = 0; i < config.mixture.size(); ++i) {
+    const WeightedPath& item = config.mixture[i];
+    fs::path cache = cache_prefix;
+    cache.concat("-").concat(std::to_string(i));
+    streams.push_back({opener.open({resolved(config.root, item.path)}, cache), item.weight});
+    if (!streams.back().stream) return {};
   }
-  if (token_files != static_cast<std::ptrdiff_t>(inputs.size())) {
-    throw ConfigError({"data.train", "token files and text together", "one kind", "tokenize the text first (stableqat tokenize)"});
-  }
-  std::vector<std::shared_ptr<const TokenStream>> parts;
-  for (const fs::path& prefix : inputs) parts.push_back(open_token_file(prefix, encoder));
-  if (parts.size() == 1) return parts.front();
-  return std::make_shared<const ChainedStream>(std::move(parts));
+  if (!streams.empty()) return streams;
+  std::vector<fs::path> inputs;
+  for (const std::string& path : config.train) inputs.push_back(resolved(config.root, path));
+  auto stream = opener.open(inputs, cache_prefix);
+  if (!stream) return {};
+  return {{std::move(stream), 1.0}};
 }
 
 std::vector<std::int32_t> read_tokens(const fs::path& input, const TextOptions& text, const TokenEncoder& encoder,

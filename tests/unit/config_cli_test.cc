@@ -94,7 +94,7 @@ TEST_F(CliTest, DryRunPrintsAFileThatLoadsBackAndReadsNothingElse) {
   const Result result = stableqat("train --config '" + kAuthorsFile + "'" + flags);
   ASSERT_EQ(result.code, 0) << result.err;
   EXPECT_FALSE(std::filesystem::exists(folder_ / "out_dir"));
-  EXPECT_NE(result.err.find("train.report_to: not used here\n"), std::string::npos) << result.err;
+  EXPECT_NE(result.err.find("train.remove_unused_columns: not used here\n"), std::string::npos) << result.err;
 
   std::vector<std::string> notices;
   write_text_file(folder_ / "resolved.yaml", result.out);

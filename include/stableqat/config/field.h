@@ -61,6 +61,14 @@ ChoiceTarget one_of(T& field, std::vector<Spelling<T>> spellings) {
   return target;
 }
 
+// A path with a weight, relative to those of the other items of its list. Written {path: P, weight: W} or "P=W".
+struct WeightedPath {
+  std::string path;
+  double weight = 1.0;
+
+  bool operator==(const WeightedPath&) const = default;
+};
+
 // A boolean key that stands for values of another field ("bf16: true" for "precision: bfloat16").
 // False is weak: it gives `when_false` ("" = nothing) only where nothing else in the same file or command line speaks of the field.
 struct Switch {
@@ -70,7 +78,8 @@ struct Switch {
 };
 
 struct Field {
-  using Target = std::variant<bool*, std::int64_t*, double*, std::string*, std::vector<std::string>*, std::vector<double>*, ChoiceTarget>;
+  using Target = std::variant<bool*, std::int64_t*, double*, std::string*, std::vector<std::string>*, std::vector<double>*,
+                              std::vector<WeightedPath>*, ChoiceTarget>;
 
   std::string_view key;  // "section.name"
   Target target = static_cast<bool*>(nullptr);
@@ -86,7 +95,6 @@ struct ForeignKey {
   std::string_view key;
   std::string_view remedy = {};                 // what to do instead
   std::vector<std::string_view> accepted = {};  // values, in lower case, that say what happens here anyway
-  std::string_view replaced_by = {};            // key of a field that, when given, stands for this one
 };
 
 // One key as it was given: by a file ("where" = FILE:LINE) or by a flag ("where" empty).
@@ -98,7 +106,8 @@ struct Setting {
 };
 
 // The keys and values of a YAML file of nested maps, in order, with full names; keys without a value are left out. `known` are all names
-// that the reader understands: maps are entered only where a known name lies inside. Throws ConfigError, DataError.
+// that the reader understands: maps are entered only where a known name lies inside. A list in place of a section that has a key "mixture"
+// is that key's value. Throws ConfigError, DataError.
 std::vector<Setting> settings_from_yaml(const std::filesystem::path& path, std::span<const std::string> known);
 
 // "--name value" and "--name=value" pairs; a value "[a, b]" is a list. Throws ConfigError.
@@ -112,10 +121,8 @@ std::vector<std::string> known_names(std::span<const Field> fields, std::span<co
 std::set<std::string_view> apply_settings(std::span<const Setting> settings, std::span<const Field> fields,
                                           std::span<const ForeignKey> foreign);
 
-// Adds a notice for each foreign key without effect among `settings`. `given` are the keys of all fields that were given. Throws
-// ConfigError for values that would change the result.
-void check_foreign(std::span<const Setting> settings, std::span<const ForeignKey> foreign, const std::set<std::string_view>& given,
-                   std::vector<std::string>& notices);
+// Adds a notice for each foreign key without effect among `settings`. Throws ConfigError for values that would change the result.
+void check_foreign(std::span<const Setting> settings, std::span<const ForeignKey> foreign, std::vector<std::string>& notices);
 
 // Throws ConfigError when a value (of a struct filled by code) is outside its row's range.
 void check_ranges(std::span<const Field> fields);

@@ -8,6 +8,8 @@
 #include <string>
 #include <vector>
 
+#include "stableqat/config/field.h"
+
 namespace stableqat {
 
 // Every value is meaningful: there is no "unset". Meaning, unit and range of each field: docs/configuration.md, generated from the table.
@@ -19,6 +21,8 @@ struct TrainConfig {
   enum class Precision { kAuto, kFloat32, kBfloat16, kFloat16, kFloat64 };
   enum class Compute { kAuto, kFloat, kInt8x2 };
   enum class Recompute { kNone, kBlock };
+  enum class StoredScales { kAuto, kUse, kIgnore };
+  enum class ReportTo { kNone, kTensorBoard };
 
   static constexpr std::int64_t kTernaryBits = 0;  // written 1.58; the authors' files say 0
   static constexpr std::int64_t kUnquantizedBits = 16;
@@ -37,6 +41,7 @@ struct TrainConfig {
     std::int64_t order = 0;       // M; 0 when `amplitude` holds several values
     std::int64_t group_size = 0;  // columns that share a scale; 0 = the whole row
     ScaleInit scale_init = ScaleInit::kMse;
+    StoredScales stored_scales = StoredScales::kAuto;
     ExportGrid export_grid = ExportGrid::kFp16;
     std::vector<std::string> layers;  // empty = all linear layers of the decoder blocks
     std::vector<std::string> exclude;
@@ -45,12 +50,15 @@ struct TrainConfig {
   };
 
   struct Data {
+    std::string root;  // "" = the current folder
     std::vector<std::string> train;
-    std::string valid;  // "" = no evaluation while training
+    std::vector<WeightedPath> mixture;  // in place of `train`
+    std::string valid;                  // "" = no evaluation while training
     std::int64_t sequence_length = 2048;
     std::string json_key = "text";
     bool skip_bad_lines = false;
     std::int64_t max_train_tokens = 0;  // 0 = num_train_epochs decides
+    bool allow_repeats = false;
     std::int64_t shuffle_seed = 42;
 
     bool operator==(const Data&) const = default;
@@ -77,6 +85,9 @@ struct TrainConfig {
     Compute compute = Compute::kAuto;
     Recompute recompute = Recompute::kNone;
     std::int64_t logging_steps = 10;
+    ReportTo report_to = ReportTo::kNone;
+    std::string logging_dir;  // "" = output_dir/runs
+    bool code_histograms = false;
     std::int64_t save_steps = 500;      // 0 = only at the end
     std::int64_t save_total_limit = 2;  // 0 = keep all
     std::int64_t eval_steps = 0;        // 0 = only at the end

@@ -12,11 +12,11 @@ namespace stableqat {
 struct TrainMetrics {
   std::int64_t step = 0;  // optimizer steps done
   std::int64_t total_steps = 0;
-  std::uint64_t tokens = 0;      // seen so far
-  double loss = 0.0;             // what is minimized, mean over the steps since the last line, nats per predicted token
-  double cross_entropy = 0.0;    // the data loss alone
-  double gradient_norm = 0.0;    // before clipping, of the last step
-  double learning_rate = 0.0;    // of the last step
+  std::uint64_t tokens = 0;    // seen so far
+  double loss = 0.0;           // what is minimized, mean over the steps since the last line, nats per predicted token
+  double cross_entropy = 0.0;  // the data loss alone
+  double gradient_norm = 0.0;  // before clipping, of the last step
+  double learning_rate = 0.0;  // of the last step
   double tokens_per_second = 0.0;
   double seconds_left = 0.0;
   double codes_changed = 0.0;  // changes of codes since the last line / number of quantized weights
@@ -29,7 +29,8 @@ std::string describe(const TrainMetrics& metrics);
 // Appends JSON lines; each is on disk when append() returns. Not thread-safe.
 class MetricsFile {
  public:
-  // Keeps the lines of an earlier run up to `last_step` (a resumed run writes the later ones again); -1 = starts empty. Throws EnvironmentError.
+  // Keeps the lines of an earlier run up to `last_step` (a resumed run writes the later ones again); -1 = starts empty. Throws
+  // EnvironmentError.
   MetricsFile(std::filesystem::path path, std::int64_t last_step);
 
   void append(const TrainMetrics& metrics);

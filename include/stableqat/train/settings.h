@@ -17,6 +17,9 @@ namespace stableqat {
 // nullopt = full precision. Throws ConfigError (amplitude, bits and method that do not go together).
 std::optional<QuantizationSettings> quantization_settings(const TrainConfig::Quantization& config);
 
+// Whether the run starts from scales that the start model keeps (quantization.stored_scales). Throws ConfigError when `auto` cannot tell.
+bool starts_from_stored_scales(const TrainConfig::Quantization& config, const ModelSource& source);
+
 TrainStepOptions train_step_options(const TrainConfig::Train& config);
 
 struct NumericTypes {
@@ -30,7 +33,7 @@ struct NumericTypes {
 NumericTypes numeric_types(TrainConfig::Precision precision, TrainConfig::Compute compute, std::vector<std::string>& notices);
 
 // Steps of the run: max_steps, or the token budget, or the epochs, whichever is set first in this order. `blocks_per_epoch` counts blocks
-// of the sequence length.
+// of the sequence length. Throws ConfigError for less than one step, and for a budget of more than one epoch unless data.allow_repeats.
 std::int64_t total_steps(const TrainConfig& config, std::uint64_t blocks_per_epoch);
 
 }  // namespace stableqat

@@ -22,8 +22,8 @@ enum class TrainOutcome {
 
 // Writes below train.output_dir: metrics.jsonl, tokens/ (text tokenized on the way), checkpoint-N, last_checkpoint. Continuing from a
 // checkpoint gives the same files, bit for bit, as a run that was never interrupted (same machine and number of threads).
-// Throws the library's errors. Before a NumericError (loss or gradient not finite) a checkpoint of the last good step is written. Not thread-safe;
-// uses LibTorch's thread pool, whose size it sets from train.threads.
+// Throws the library's errors. Before a NumericError (loss or gradient not finite) a checkpoint of the last good step is written. Not
+// thread-safe; uses LibTorch's thread pool, whose size it sets from train.threads.
 TrainOutcome train(const TrainConfig& config, const TrainerCallbacks& callbacks);
 
 }  // namespace stableqat

@@ -9,6 +9,7 @@
 #include "stableqat/base/log.h"
 #include "stableqat/config/train_config.h"
 #include "stableqat/data/token_file.h"
+#include "stableqat/data/token_loader.h"
 #include "stableqat/data/tokenize.h"
 #include "stableqat/tokenizer/tokenizer.h"
 
@@ -17,12 +18,15 @@ namespace stableqat {
 // make_token_encoder() for a model whose embedding has `vocabulary_size` rows. Throws DataError when the tokenizer has more ids than that.
 TokenEncoder model_encoder(const Tokenizer& tokenizer, std::int64_t vocabulary_size);
 
-// All entries of data.train as one stream. An entry PREFIX with PREFIX.idx is a token file; other entries are text, which is tokenized once into
-// `cache_prefix` (.bin, .idx, .json) and taken from there next time when tokenizer and sources are the same. Returns nullptr when `stop` asked to stop.
-// Throws ConfigError (token files mixed with text), DataError (bad input, token file of another tokenizer).
-std::shared_ptr<const TokenStream> open_training_tokens(const TrainConfig::Data& config, const TokenEncoder& encoder,
-                                                        const std::filesystem::path& cache_prefix, const LogCallback& log = {},
-                                                        const ProgressCallback& progress = {}, const StopRequested& stop = {});
+// The training data: all entries of data.train as one stream, or one stream for each item of data.mixture; relative paths start from
+// data.root. An entry PREFIX with PREFIX.idx is a token file; a folder that `datasets` saved is imported once into `cache_prefix`; for a
+// folder that holds either as train_data it is that (the authors' layout); other entries are text, which is tokenized once into
+// `cache_prefix` (.bin, .idx, .json; with the item's number behind it in a mixture) and taken from there next time when tokenizer and
+// sources are the same. Returns nothing when `stop` asked to stop. Throws ConfigError (token files mixed with text), DataError (bad input,
+// token file of another tokenizer).
+std::vector<WeightedStream> open_training_tokens(const TrainConfig::Data& config, const TokenEncoder& encoder,
+                                                 const std::filesystem::path& cache_prefix, const LogCallback& log = {},
+                                                 const ProgressCallback& progress = {}, const StopRequested& stop = {});
 
 // Ids of a token file or text, in memory, at most `max_tokens` (0 = all).
 std::vector<std::int32_t> read_tokens(const std::filesystem::path& input, const TextOptions& text, const TokenEncoder& encoder,
