@@ -25,6 +25,7 @@ constexpr std::array kShapes{
     Shape{"llama-3.2-1b", "llama", 128256, 2048, 16, 32, 8, 64, 8192, 131072, 5e5, true},
     Shape{"llama-3.2-3b", "llama", 128256, 3072, 28, 24, 8, 128, 8192, 131072, 5e5, true},
     Shape{"qwen3-0.6b", "qwen3", 151936, 1024, 28, 16, 8, 128, 3072, 40960, 1e6, true},
+    Shape{"qwen3-1.7b", "qwen3", 151936, 2048, 28, 16, 8, 128, 6144, 40960, 1e6, true},
     Shape{"smollm2-135m", "llama", 49152, 576, 30, 9, 3, 64, 1536, 8192, 1e5, true},
     Shape{"tiny", "llama", 512, 64, 2, 4, 2, 16, 192, 8192, 1e4, true},
 };

@@ -11,7 +11,7 @@
 
 namespace stableqat::bench {
 
-// llama-3.2-1b, llama-3.2-3b, qwen3-0.6b, smollm2-135m, and tiny (120,000 weights, for trying things out).
+// llama-3.2-1b, llama-3.2-3b, qwen3-0.6b, qwen3-1.7b, smollm2-135m, and tiny (120,000 weights, for trying things out).
 std::vector<std::string_view> shape_names();
 
 // The configuration of that model. Throws ConfigError for an unknown name. Thread-safe.
