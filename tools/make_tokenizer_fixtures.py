@@ -171,10 +171,16 @@ def sentencepiece(marks):
     trainer = trainers.BpeTrainer(vocab_size=900, limit_alphabet=150, special_tokens=names, show_progress=False)
     trained.train_from_iterator([corpus()], trainer)
     model = json.loads(trained.to_str())["model"]
-    vocabulary, merges = model["vocab"], [tuple(merge) if isinstance(merge, list) else tuple(merge.split(" ")) for merge in model["merges"]]
+    vocabulary = model["vocab"]
     for length in (2, 4):
         vocabulary.setdefault("\u2581" * length, len(vocabulary))
-        merges.append(("\u2581" * (length // 2),) * 2)
+    # As transformers' converter makes them: every way to cut a piece in two, in the order of scores, here of ids.
+    pieces = [piece for piece, id in sorted(vocabulary.items(), key=lambda item: item[1]) if piece not in names]
+    cuts = {piece: [(piece[:i], piece[i:]) for i in range(1, len(piece))] for piece in pieces}
+    merges = []
+    for piece in pieces:
+        known = [cut for cut in cuts[piece] if cut[0] in cuts and cut[1] in cuts]
+        merges += sorted(known, key=lambda cut: (vocabulary[cut[0]], vocabulary[cut[1]]))
     tokenizer = Tokenizer(models.BPE(vocabulary, merges, unk_token="<unk>", fuse_unk=True, byte_fallback=True))
     if marks == "normalizer":
         tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("\u2581"), normalizers.Replace(" ", "\u2581")])
@@ -242,6 +248,23 @@ def write_gguf(tokenizer, path, pre, settings):
     writer.close()
 
 
+def write_sentencepiece_gguf(tokenizer, path):
+    vocabulary = sorted(tokenizer.get_vocab().items(), key=lambda item: item[1])
+    types = {"<unk>": gguf.TokenType.UNKNOWN, "<s>": gguf.TokenType.CONTROL, "</s>": gguf.TokenType.CONTROL}
+    types |= {"<tool>": gguf.TokenType.USER_DEFINED} | {f"<0x{byte:02X}>": gguf.TokenType.BYTE for byte in range(256)}
+    writer = gguf.GGUFWriter(path, "llama")
+    writer.add_tokenizer_model("llama")
+    writer.add_token_list([piece for piece, _ in vocabulary])
+    writer.add_token_scores([-float(id) for _, id in vocabulary])
+    writer.add_token_types([types.get(piece, gguf.TokenType.NORMAL) for piece, _ in vocabulary])
+    writer.add_bos_token_id(1)
+    writer.add_eos_token_id(2)
+    writer.add_unk_token_id(0)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.close()
+
+
 def smollm_settings(writer, tokenizer):
     writer.add_bos_token_id(tokenizer.token_to_id("<|im_start|>"))
     writer.add_eos_token_id(tokenizer.token_to_id("<|im_end|>"))
@@ -270,6 +293,8 @@ def main():
     for marks in ("normalizer", "first", "always", "never"):
         tokenizer = sentencepiece(marks)
         (FOLDER / f"sentencepiece_{marks}.json").write_text(tokenizer.to_str(pretty=False))
+        if marks == "normalizer":
+            write_sentencepiece_gguf(tokenizer, FOLDER / "sentencepiece.gguf")
         (FOLDER / f"sentencepiece_{marks}.cases.json").write_text(
             json.dumps(cases(tokenizer, sentencepiece_texts(7)), separators=(",", ":"))
         )

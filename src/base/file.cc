@@ -153,11 +153,11 @@ GrowingFile::GrowingFile(fs::path path) : path_(std::move(path)) {
   descriptor_ = ::open(path_.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0666);
   if (descriptor_ < 0) throw_write_error(path_, errno);
   struct stat status {};
-  const bool locked = ::flock(descriptor_, LOCK_EX | LOCK_NB) != 0;
-  if (locked || ::fstat(descriptor_, &status) != 0) {
+  const bool is_taken = ::flock(descriptor_, LOCK_EX | LOCK_NB) != 0;
+  if (is_taken || ::fstat(descriptor_, &status) != 0) {
     const int code = errno;
     ::close(descriptor_);
-    if (!locked) throw_write_error(path_, code);
+    if (!is_taken) throw_write_error(path_, code);
     throw EnvironmentError({path_.string(), "another process that is writing it", "one writer", "wait for it, or choose another output"});
   }
   size_ = static_cast<std::uint64_t>(status.st_size);

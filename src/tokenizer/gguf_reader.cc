@@ -1,8 +1,12 @@
 // Keys: ggml's docs/gguf.md, "Tokenizer"; the rules behind each value of tokenizer.ggml.pre: llama.cpp, llama_vocab::impl::load.
+#include <algorithm>
 #include <string_view>
+#include <tuple>
+#include <unordered_map>
 #include <unordered_set>
 
 #include "stableqat/base/error.h"
+#include "tokenizer/byte_alphabet.h"
 #include "tokenizer/readers.h"
 #include "tokenizer/utf8.h"
 
@@ -12,6 +16,7 @@ namespace {
 
 constexpr std::string_view kPrefix = "tokenizer.ggml.";
 // Values of tokenizer.ggml.token_type that are not plain vocabulary.
+constexpr std::int64_t kUnknown = 2;
 constexpr std::int64_t kControl = 3;
 constexpr std::int64_t kUserDefined = 4;
 
@@ -32,17 +37,21 @@ constexpr KnownRules kKnownRules[] = {
 
 std::string key_of(std::string_view name) { return std::string(kPrefix) + std::string(name); }
 
-const KnownRules& rules_of(const GgufFile& file) {
+Spelling spelling_of(const GgufFile& file) {
   const std::string where = file.path().string();
   const auto model = file.get_string(key_of("model"));
   if (!model) {
     throw DataError(
         {where, "no key " + key_of("model"), "a model file with its tokenizer", "convert the model again, vocabulary included"});
   }
-  if (*model != "gpt2") {
-    throw ConfigError(
-        {where + ", " + key_of("model"), "\"" + *model + "\"", "\"gpt2\" (byte-level BPE)", "use a model with such a tokenizer"});
-  }
+  if (*model == "gpt2") return Spelling::kByteLevel;
+  if (*model == "llama") return Spelling::kSentencePiece;
+  throw ConfigError({where + ", " + key_of("model"), "\"" + *model + "\"", "\"gpt2\" (byte-level BPE) or \"llama\" (SentencePiece BPE)",
+                     "use a model with such a tokenizer"});
+}
+
+const KnownRules& rules_of(const GgufFile& file) {
+  const std::string where = file.path().string();
   const auto pre = file.get_string(key_of("pre"));
   for (const KnownRules& rules : kKnownRules) {
     if (pre == rules.name) return rules;
@@ -77,11 +86,12 @@ void read_vocabulary(const GgufFile& file, TokenizerSpec& spec) {
                        "convert the model again"});
     }
     const std::int64_t type = types == nullptr ? 1 : (*types)[id];
-    if (type != kControl && type != kUserDefined) continue;
+    const bool is_special = type == kControl || (type == kUnknown && spec.spelling == Spelling::kSentencePiece);
+    if (!is_special && type != kUserDefined) continue;
     AddedToken added;
     added.id = static_cast<std::int32_t>(id);
     added.text = token;
-    added.special = type == kControl;
+    added.special = is_special;
     spec.added.push_back(std::move(added));
   }
 }
@@ -105,6 +115,37 @@ void read_merges(const GgufFile& file, TokenizerSpec& spec) {
   resolve_merges(spec, merges);
 }
 
+// SentencePiece keeps a score for each token instead of merges: a pair is merged the earlier, the higher the score of the token that it
+// makes. As transformers' converter does, every way to cut a token into two others becomes a merge.
+void make_merges_of_scores(const GgufFile& file, TokenizerSpec& spec) {
+  const auto* scores = file.get_floats(key_of("scores"));
+  if (scores == nullptr || scores->size() != spec.spelled.size()) {
+    throw DataError({spec.source, scores == nullptr ? "no key " + key_of("scores") : std::to_string(scores->size()) + " scores",
+                     "one for each of the " + std::to_string(spec.spelled.size()) + " tokens", "convert the model again"});
+  }
+  std::unordered_map<std::string_view, std::int32_t> ids;
+  for (std::size_t id = 0; id < spec.spelled.size(); ++id) {
+    if (!sentencepiece_byte(spec.spelled[id])) ids.emplace(spec.spelled[id], static_cast<std::int32_t>(id));
+  }
+  for (const AddedToken& token : spec.added) ids.erase(token.text);
+  const auto id_of = [&ids](std::string_view token) {
+    const auto found = ids.find(token);
+    return found == ids.end() ? -1 : found->second;
+  };
+  for (const auto& [token, id] : ids) {
+    const char* const end = token.data() + token.size();
+    for (const char* at = token.data() + read_utf8(token.data(), end).length; at < end; at += read_utf8(at, end).length) {
+      const auto length = static_cast<std::size_t>(at - token.data());
+      const Merge merge{id_of(token.substr(0, length)), id_of(token.substr(length)), id};
+      if (merge.left >= 0 && merge.right >= 0) spec.merges.push_back(merge);
+    }
+  }
+  const auto order = [scores](const Merge& merge) {
+    return std::tuple(-(*scores)[static_cast<std::size_t>(merge.result)], merge.result, merge.left, merge.right);
+  };
+  std::sort(spec.merges.begin(), spec.merges.end(), [&order](const Merge& a, const Merge& b) { return order(a) < order(b); });
+}
+
 std::optional<std::int32_t> read_id(const GgufFile& file, const TokenizerSpec& spec, std::string_view name) {
   const auto id = file.get_int(key_of(name));
   if (!id) return std::nullopt;
@@ -121,17 +162,29 @@ std::optional<std::int32_t> read_id(const GgufFile& file, const TokenizerSpec& s
 TokenizerSpec read_gguf_tokenizer(const GgufFile& file) {
   TokenizerSpec spec;
   spec.source = file.path().string();
-  const KnownRules& rules = rules_of(file);
-  spec.pre_tokenizer = rules.pre_tokenizer;
-  spec.ignore_merges = rules.ignore_merges;
-  spec.normal_form_c = rules.normal_form_c;
-  read_vocabulary(file, spec);
-  read_merges(file, spec);
+  spec.spelling = spelling_of(file);
+  bool adds_bos = true;
+  if (spec.spelling == Spelling::kSentencePiece) {
+    read_vocabulary(file, spec);
+    make_merges_of_scores(file, spec);
+    spec.fuse_unknown = true;
+    spec.unknown_id = read_id(file, spec, "unknown_token_id");
+    if (!file.get_bool(key_of("add_space_prefix")).value_or(true)) spec.leading_blank = LeadingBlank::kNever;
+    spec.doubles_leading_blank = spec.drops_leading_blank = spec.leading_blank == LeadingBlank::kAlways;
+  } else {
+    const KnownRules& rules = rules_of(file);
+    spec.pre_tokenizer = rules.pre_tokenizer;
+    spec.ignore_merges = rules.ignore_merges;
+    spec.normal_form_c = rules.normal_form_c;
+    adds_bos = rules.adds_bos;
+    read_vocabulary(file, spec);
+    read_merges(file, spec);
+  }
   spec.bos_id = read_id(file, spec, "bos_token_id");
   spec.eos_id = read_id(file, spec, "eos_token_id");
   spec.pad_id = read_id(file, spec, "padding_token_id");
   spec.named_unknown_id = read_id(file, spec, "unknown_token_id");
-  if (spec.bos_id && file.get_bool(key_of("add_bos_token")).value_or(rules.adds_bos)) spec.prefix = {*spec.bos_id};
+  if (spec.bos_id && file.get_bool(key_of("add_bos_token")).value_or(adds_bos)) spec.prefix = {*spec.bos_id};
   if (spec.eos_id && file.get_bool(key_of("add_eos_token")).value_or(false)) spec.suffix = {*spec.eos_id};
   spec.chat_template = file.get_string("tokenizer.chat_template").value_or("");
   return spec;

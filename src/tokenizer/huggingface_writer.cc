@@ -27,6 +27,22 @@ Json pre_tokenizer(const PreTokenizer& rules) {
   return steps.size() == 1 ? steps[0] : Json{{"type", "Sequence"}, {"pretokenizers", steps}};
 }
 
+// SentencePiece's blanks, as Llama 2's tokenizer.json has them.
+constexpr const char* kBlankMark = "\xe2\x96\x81";  // U+2581
+
+Json sentencepiece_normalizer(const TokenizerSpec& spec) {
+  const Json marks{{"type", "Replace"}, {"pattern", {{"String", " "}}}, {"content", kBlankMark}};
+  if (spec.leading_blank == LeadingBlank::kNever) return {{"type", "Sequence"}, {"normalizers", Json::array({marks})}};
+  return {{"type", "Sequence"}, {"normalizers", Json::array({Json{{"type", "Prepend"}, {"prepend", kBlankMark}}, marks})}};
+}
+
+Json sentencepiece_decoder(const TokenizerSpec& spec) {
+  Json steps = Json::array({Json{{"type", "Replace"}, {"pattern", {{"String", kBlankMark}}}, {"content", " "}},
+                            Json{{"type", "ByteFallback"}}, Json{{"type", "Fuse"}}});
+  if (spec.drops_leading_blank) steps.push_back(Json{{"type", "Strip"}, {"content", " "}, {"start", 1}, {"stop", 0}});
+  return {{"type", "Sequence"}, {"decoders", steps}};
+}
+
 Json post_processor(const TokenizerSpec& spec) {
   if (spec.prefix.empty() && spec.suffix.empty()) return nullptr;
   Json single = Json::array();
@@ -71,7 +87,7 @@ Json model(const TokenizerSpec& spec) {
           {"continuing_subword_prefix", nullptr},
           {"end_of_word_suffix", nullptr},
           {"fuse_unk", spec.fuse_unknown},
-          {"byte_fallback", false},
+          {"byte_fallback", spec.spelling == Spelling::kSentencePiece},
           {"ignore_merges", spec.ignore_merges},
           {"vocab", std::move(vocabulary)},
           {"merges", std::move(merges)}};
@@ -84,14 +100,17 @@ std::string tokenizer_json(const TokenizerSpec& spec) {
     entry.update(added_token(token));
     added.push_back(std::move(entry));
   }
+  const bool sentencepiece = spec.spelling == Spelling::kSentencePiece;
+  const Json normalizer = sentencepiece ? sentencepiece_normalizer(spec) : spec.normal_form_c ? Json{{"type", "NFC"}} : Json();
+  const Json byte_decoder{{"type", "ByteLevel"}, {"add_prefix_space", true}, {"trim_offsets", true}, {"use_regex", true}};
   const Json root = {{"version", "1.0"},
                      {"truncation", nullptr},
                      {"padding", nullptr},
                      {"added_tokens", added},
-                     {"normalizer", spec.normal_form_c ? Json{{"type", "NFC"}} : Json()},
-                     {"pre_tokenizer", pre_tokenizer(spec.pre_tokenizer)},
+                     {"normalizer", normalizer},
+                     {"pre_tokenizer", sentencepiece ? Json() : pre_tokenizer(spec.pre_tokenizer)},
                      {"post_processor", post_processor(spec)},
-                     {"decoder", {{"type", "ByteLevel"}, {"add_prefix_space", true}, {"trim_offsets", true}, {"use_regex", true}}},
+                     {"decoder", sentencepiece ? sentencepiece_decoder(spec) : byte_decoder},
                      {"model", model(spec)}};
   return root.dump(1) + "\n";
 }

@@ -94,7 +94,7 @@ struct Opener {
   const ProgressCallback& progress;
   const StopRequested& stop;
 
-  std::shared_ptr<const TokenStream> import(const fs::path& folder, const fs::path& cache_prefix) const {
+  std::shared_ptr<const TokenStream> open_saved_dataset(const fs::path& folder, const fs::path& cache_prefix) const {
     if (is_token_file(cache_prefix)) {
       const TokenFile cached(cache_prefix, encoder.vocabulary_size);
       if (cached.info() && was_made_from(*cached.info(), saved_dataset_files(folder), encoder))
@@ -108,7 +108,7 @@ struct Opener {
 
   // nullptr when `stop` asked to stop.
   std::shared_ptr<const TokenStream> open(const std::vector<fs::path>& inputs, const fs::path& cache_prefix) const {
-    if (inputs.size() == 1 && is_saved_dataset(inputs.front())) return import(inputs.front(), cache_prefix);
+    if (inputs.size() == 1 && is_saved_dataset(inputs.front())) return open_saved_dataset(inputs.front(), cache_prefix);
     const auto token_files = std::count_if(inputs.begin(), inputs.end(), is_token_file);
     if (token_files == 0) {
       TextOptions text;

@@ -60,6 +60,12 @@ TEST(TokenizerGguf, IdsAreThoseOfHuggingFace) {
   EXPECT_EQ(tokenizer.encode("12 apples<|im_end|>"), Tokenizer::from_huggingface(kFolder / "smollm.json").encode("12 apples<|im_end|>"));
 }
 
+TEST(TokenizerGguf, SentencePieceIdsAreThoseOfHuggingFace) {
+  const Tokenizer tokenizer = Tokenizer::from_gguf(GgufFile(kFolder / "sentencepiece.gguf"));
+  expect_ids(tokenizer, "sentencepiece_normalizer");
+  EXPECT_EQ(tokenizer.hash(), Tokenizer::from_huggingface(kFolder / "sentencepiece_normalizer.json").hash());
+}
+
 TEST(TokenizerGguf, ReadsWhatBelongsToTheModel) {
   const Tokenizer tokenizer = Tokenizer::from_gguf(GgufFile(kFolder / "smollm.gguf"));
   EXPECT_EQ(tokenizer.vocab_size(), 528);
