@@ -109,7 +109,10 @@ def make_vocabularies(arguments):
         folders[name] = folder
     if arguments.model:
         folder = arguments.work / arguments.model.stem
-        subprocess.run([arguments.compare, os.devnull, "--text", os.devnull, "--model", arguments.model, "--save", folder], check=False)
+        nothing = arguments.work / "nothing.json"
+        nothing.write_text("{}")
+        command = [arguments.compare, nothing, "--text", nothing, "--model", arguments.model, "--save", folder]
+        subprocess.run(command, check=False, stdout=subprocess.DEVNULL)  # it only has to save
         folders[arguments.model.stem] = folder
     return folders
 
