@@ -1,0 +1,269 @@
+// From documents to requests, tokens and scores.
+#include <gtest/gtest.h>
+#include <unistd.h>
+
+#include <filesystem>
+#include <nlohmann/json.hpp>
+#include <numeric>
+
+#include "stableqat/base/error.h"
+#include "stableqat/base/file.h"
+#include "stableqat/tasks/catalog.h"
+#include "stableqat/tasks/encode.h"
+#include "stableqat/tasks/likelihood_log.h"
+#include "stableqat/tasks/requests.h"
+#include "stableqat/tasks/results.h"
+
+namespace stableqat::tasks {
+namespace {
+
+namespace fs = std::filesystem;
+using nlohmann::json;
+
+const json& fixture() {
+  static const json golden = json::parse(read_text_file(STABLEQAT_TEST_DATA "/tasks.json"));
+  return golden;
+}
+
+TaskDefinition task_of(const std::string& more = "") {
+  const std::string text =
+      "task: mine\nvalidation_split: validation\ndoc_to_text: \"Q: {{q}}\"\ndoc_to_target: label\n"
+      "doc_to_choice: choices\nmetric_list: [{metric: acc}, {metric: acc_norm}, {metric: acc_bytes}]\n";
+  return std::get<TaskDefinition>(parse_task_file({"my.yaml", text + more}));
+}
+
+TaskDocument document_of(int i, const json& label = 1) {
+  return {{{"q", i}, {"choices", {"no", "yes"}}, {"label", label}}, "d:" + std::to_string(i)};
+}
+
+TEST(Requests, ContextAndContinuationsOfAChoice) {
+  const std::vector<TaskItem> items = build_items(task_of(), {document_of(3)}, {}, {});
+  ASSERT_EQ(items.size(), 1U);
+  ASSERT_EQ(items[0].requests.size(), 2U);
+  EXPECT_EQ(items[0].requests[1].context, "Q: 3");
+  EXPECT_EQ(items[0].requests[1].continuation, " yes");
+  EXPECT_EQ(items[0].gold, 1U);
+}
+
+TEST(Requests, LabelsMustNameAChoice) {
+  EXPECT_EQ(build_items(task_of(), {document_of(0, "yes")}, {}, {})[0].gold, 1U) << "a text is looked up among the choices";
+  for (const json& label : {json(2), json(-1), json("maybe"), json("1"), json(0.5), json(nullptr), json({1})}) {
+    EXPECT_THROW(build_items(task_of(), {document_of(0, label)}, {}, {}), DataError) << label;
+  }
+}
+
+TEST(Requests, FewShotExamplesAreThoseOfTheHarness) {
+  for (const json& example : fixture().at("samples")) {
+    std::vector<TaskDocument> documents;
+    for (int i = 0; i < example.at("population").get<int>(); ++i) documents.push_back(document_of(i));
+    std::string more = example.at("first_n").get<bool>() ? "fewshot_config: {sampler: first_n}\n" : "";
+    if (!example.at("shared_split").get<bool>()) more += "fewshot_split: train\n";
+    RequestOptions options;
+    options.num_fewshot = example.at("count").get<std::int64_t>();
+    options.fewshot_seed = example.at("seed").get<std::uint64_t>();
+    options.limit = example.at("drawn").size();
+    const std::vector<TaskItem> items = build_items(task_of(more), documents, documents, options);
+    for (std::size_t i = 0; i < items.size(); ++i) {
+      std::string context;
+      for (const json& id : example.at("drawn")[i]) context += "Q: " + id.dump() + " yes\n\n";
+      EXPECT_EQ(items[i].requests[0].context, context + "Q: " + std::to_string(i));
+    }
+  }
+  RequestOptions too_many;
+  too_many.num_fewshot = 3;
+  EXPECT_THROW(build_items(task_of(), {document_of(0)}, {document_of(0), document_of(1)}, too_many), DataError);
+}
+
+TEST(Requests, HashChangesWithTextsAndAnswers) {
+  const auto hash = [](const TaskDocument& document) { return hash_requests(build_items(task_of(), {document}, {}, {})); };
+  EXPECT_EQ(hash(document_of(1)), hash(document_of(1)));
+  EXPECT_NE(hash(document_of(1)), hash(document_of(2)));
+  EXPECT_NE(hash(document_of(1)), hash(document_of(1, 0)));
+}
+
+// GPT-2's rules with a small vocabulary; <|endoftext|> begins a text if the template says so.
+Tokenizer tokenizer(bool template_has_bos = false) {
+  const fs::path folder = fs::temp_directory_path() / ("stableqat_tokenizer_" + std::to_string(::getpid()));
+  fs::create_directories(folder);
+  json rules = json::parse(read_text_file(STABLEQAT_TEST_DATA "/tokenizer/gpt2.json"));
+  if (template_has_bos) {
+    const json bos{{"SpecialToken", {{"id", "<|endoftext|>"}, {"type_id", 0}}}};
+    const json text{{"Sequence", {{"id", "A"}, {"type_id", 0}}}};
+    rules["post_processor"] = {
+        {"type", "TemplateProcessing"},
+        {"single", json::array({bos, text})},
+        {"pair", json::array({bos, text})},
+        {"special_tokens", {{"<|endoftext|>", {{"id", "<|endoftext|>"}, {"ids", {520}}, {"tokens", {"<|endoftext|>"}}}}}}};
+  }
+  write_text_file(folder / "tokenizer.json", rules.dump());
+  write_text_file(folder / "tokenizer_config.json", R"({"bos_token": "<|endoftext|>", "eos_token": "<|endoftext|>"})");
+  Tokenizer made = Tokenizer::from_huggingface(folder);
+  fs::remove_all(folder);
+  return made;
+}
+
+TEST(RequestEncoder, TheBoundaryBelongsToTheContinuation) {
+  const Tokenizer gpt2 = tokenizer();
+  const RequestEncoder encoder(gpt2, BosMode::kAuto, 64);
+  const ScoredTokens tokens = encoder.pair({"the answer", " is here"}, "d:1");
+  const auto context = gpt2.encode("the answer");
+  EXPECT_EQ(tokens.ids, gpt2.encode("the answer is here"));
+  EXPECT_EQ(tokens.ids.size() - static_cast<std::size_t>(tokens.scored), context.size());
+  const ScoredTokens moved = encoder.pair({"the answer  ", "is here"}, "d:1");
+  EXPECT_EQ(moved.ids, gpt2.encode("the answer  is here")) << "blanks at the end of the context are scored";
+  EXPECT_EQ(moved.ids.size() - static_cast<std::size_t>(moved.scored), context.size());
+  EXPECT_THROW(encoder.pair({"the answer", ""}, "d:1"), DataError);
+}
+
+TEST(RequestEncoder, LongContextsLoseTheirBeginning) {
+  const Tokenizer gpt2 = tokenizer();
+  const ScoredTokens whole = RequestEncoder(gpt2, BosMode::kAuto, 1000).pair({"one two three four five six", " seven"}, "d:1");
+  const ScoredTokens cut = RequestEncoder(gpt2, BosMode::kAuto, whole.scored + 2).pair({"one two three four five six", " seven"}, "d:1");
+  EXPECT_FALSE(whole.truncated);
+  EXPECT_TRUE(cut.truncated);
+  EXPECT_EQ(cut.scored, whole.scored);
+  EXPECT_TRUE(std::equal(cut.ids.rbegin(), cut.ids.rend(), whole.ids.rbegin()));
+  EXPECT_EQ(static_cast<std::int64_t>(cut.ids.size()), whole.scored + 3);
+  EXPECT_THROW(RequestEncoder(gpt2, BosMode::kAuto, 2).pair({"a", " b c d e f g h i j k l m n o p q r s t u v"}, "d:1"), DataError);
+}
+
+TEST(RequestEncoder, BeginOfTextByMode) {
+  const Tokenizer gpt2 = tokenizer(true);
+  const auto count = [&](BosMode mode, const std::string& context) {
+    const auto ids = RequestEncoder(gpt2, mode, 64).pair({context, " b"}, "d:1").ids;
+    return std::count(ids.begin(), ids.end(), *gpt2.bos_id());
+  };
+  EXPECT_EQ(count(BosMode::kAuto, "a"), 1) << "this tokenizer's template puts one";
+  EXPECT_EQ(count(BosMode::kOff, "a"), 0);
+  EXPECT_EQ(count(BosMode::kOn, "a"), 1);
+  EXPECT_EQ(count(BosMode::kAuto, ""), 1) << "a text without context follows it";
+  for (const BosMode mode : {BosMode::kAuto, BosMode::kOff, BosMode::kOn}) EXPECT_EQ(count(mode, "<|endoftext|>a"), 1) << "no second one";
+  const Tokenizer without = tokenizer();
+  EXPECT_EQ(RequestEncoder(without, BosMode::kAuto, 64).pair({"a", " b"}, "").ids, without.encode("a b"));
+  EXPECT_EQ(RequestEncoder(without, BosMode::kOn, 64).pair({"a", " b"}, "").ids.front(), *without.bos_id());
+}
+
+// The fixture numbers the tokens 1, 2, ... behind a prefix 0; here they are the places of the encoded text's tokens.
+TEST(RequestEncoder, RollingWindowsAreThoseOfTheHarness) {
+  const Tokenizer gpt2 = tokenizer();
+  for (const json& example : fixture().at("windows")) {
+    std::string text;
+    while (gpt2.encode(text).size() < example.at("tokens").get<std::size_t>()) text += "\n.";
+    const auto encoded = gpt2.encode(text);
+    if (encoded.size() != example.at("tokens").get<std::size_t>()) continue;
+    const auto windows = RequestEncoder(gpt2, BosMode::kAuto, example.at("max_length").get<std::int64_t>()).rolling(text);
+    ASSERT_EQ(windows.size(), example.at("windows").size());
+    for (std::size_t w = 0; w < windows.size(); ++w) {
+      std::vector<std::int32_t> expected;
+      for (const json& part : example.at("windows")[w]) {
+        for (const json& place : part) {
+          const auto i = place.get<std::size_t>();
+          expected.push_back(i == 0 ? *gpt2.bos_id() : encoded[i - 1]);
+        }
+      }
+      EXPECT_EQ(windows[w].ids, expected);
+      EXPECT_EQ(windows[w].scored, static_cast<std::int64_t>(example.at("windows")[w][1].size()));
+    }
+  }
+}
+
+TaskItem scored_item() {
+  TaskItem item;
+  item.choices = {"\xC3\xA9\xC3\xA9\xC3\xA9\xC3\xA9", "abcdef", "x"};  // 4 code points in 8 bytes, 6 in 6
+  item.gold = 0;
+  return item;
+}
+
+TEST(Metrics, NormalizeByCodePointsOrBytes) {
+  const std::vector<Likelihood> likelihoods{{-6.0, false}, {-6.6, false}, {-9.0, false}};  // by points -1.5, -1.1, -9; by bytes -0.75, -1.1
+  EXPECT_EQ(item_metrics(task_of(), scored_item(), likelihoods), (std::vector{1.0, 0.0, 1.0}));
+}
+
+TEST(Metrics, TiesGoToTheFirst) {
+  const std::vector<Likelihood> likelihoods{{-2.0, false}, {-2.0, false}, {-2.0, false}};
+  EXPECT_EQ(item_metrics(task_of(), scored_item(), likelihoods)[0], 1.0);
+}
+
+TaskResult result_of(const std::vector<double>& values) {
+  TaskResult result;
+  result.task = task_of();
+  for (const double value : values) {
+    result.items.push_back(scored_item());
+    result.documents.push_back({{{-1.0, false}}, {value, value, value}});
+  }
+  aggregate(result);
+  return result;
+}
+
+TEST(Metrics, MeanAndErrorAreThoseOfTheHarness) {
+  const json& golden = fixture().at("mean");
+  const TaskResult result = result_of(golden.at("values"));
+  EXPECT_DOUBLE_EQ(result.metrics[0].value, golden.at("mean").get<double>());
+  EXPECT_DOUBLE_EQ(*result.metrics[0].standard_error, golden.at("stderr").get<double>());
+  const std::vector<TaskResult> two{result, result_of({1.0, 1.0})};
+  EXPECT_DOUBLE_EQ(mean_score(two).value, (golden.at("mean").get<double>() + 1.0) / 2);
+  EXPECT_DOUBLE_EQ(mean_score(two).standard_error, golden.at("stderr").get<double>() / 2);
+}
+
+TEST(Metrics, RefuseLikelihoodsThatAreNotFinite) {
+  TaskResult result = result_of({1.0});
+  result.documents[0].likelihoods[0].log_likelihood = std::numeric_limits<double>::quiet_NaN();
+  EXPECT_THROW(aggregate(result), NumericError);
+}
+
+TEST(Metrics, ResultsHaveTheHarnessLayout) {
+  const std::vector<TaskResult> results{result_of({1.0, 0.0})};
+  const json out = results_json(results, RunDescription{});
+  EXPECT_EQ(out["results"]["mine"]["acc,none"], 0.5);
+  EXPECT_EQ(out["results"]["mine"]["acc_stderr,none"], 0.5);
+  EXPECT_EQ(out["n-samples"]["mine"]["effective"], 2);
+  EXPECT_EQ(out["stableqat"]["documents"]["mine"]["acc"], "10");
+  EXPECT_NE(results_table(results).find("|mine |"), std::string::npos);
+}
+
+class LikelihoodLogTest : public ::testing::Test {
+ protected:
+  void TearDown() override { fs::remove(path_); }
+
+  fs::path path_ = fs::temp_directory_path() / ("stableqat_log_test_" + std::to_string(::getpid()) + ".jsonl");
+  json subject_{{"weights", "abc"}, {"max_length", 2048}};
+};
+
+TEST_F(LikelihoodLogTest, GivesBackTheSameBitsAndDropsATornLine) {
+  const std::vector<Likelihood> likelihoods{{-1.0 / 3.0, true}, {-1e-17, false}};
+  {
+    LikelihoodLog log(path_, subject_, false);
+    log.append("piqa", 7, likelihoods);
+    log.append("piqa", 8, likelihoods);
+    log.flush();
+  }
+  const std::string text = read_text_file(path_);
+  write_text_file(path_, text.substr(0, text.size() - 9));
+  LikelihoodLog log(path_, subject_, true);
+  ASSERT_NE(log.find("piqa", 7), nullptr);
+  EXPECT_EQ((*log.find("piqa", 7))[0].log_likelihood, -1.0 / 3.0);
+  EXPECT_EQ((*log.find("piqa", 7))[1].log_likelihood, -1e-17);
+  EXPECT_TRUE((*log.find("piqa", 7))[0].is_greedy);
+  EXPECT_EQ(log.find("piqa", 8), nullptr);
+  log.append("piqa", 8, likelihoods);
+  log.flush();
+  EXPECT_EQ(read_text_file(path_), text);
+}
+
+TEST_F(LikelihoodLogTest, RefusesAnotherModelAndDamage) {
+  LikelihoodLog(path_, subject_, false).append("piqa", 7, {});
+  json other = subject_;
+  other["weights"] = "def";
+  try {
+    LikelihoodLog(path_, other, true);
+    FAIL();
+  } catch (const DataError& error) {
+    EXPECT_EQ(error.text().found, "weights \"abc\"");
+    EXPECT_EQ(error.text().expected, "\"def\"");
+  }
+  write_text_file(path_, subject_.dump() + "\nnonsense\n");
+  EXPECT_THROW(LikelihoodLog(path_, subject_, true), DataError);
+}
+
+}  // namespace
+}  // namespace stableqat::tasks
