@@ -1,10 +1,14 @@
 #include "stableqat/models/causal_lm.h"
 
 #include <ATen/TensorOperators.h>
+#include <ATen/core/grad_mode.h>
 #include <ATen/ops/empty.h>
+#include <ATen/ops/index_select.h>
 #include <ATen/ops/isfinite.h>
+#include <ATen/ops/max.h>
 #include <ATen/ops/sum.h>
 
+#include <algorithm>
 #include <utility>
 
 #include "stableqat/base/error.h"
@@ -40,6 +44,12 @@ at::Tensor load_parameter(const ModelSource& source, const std::string& name, at
 at::Tensor extend(at::Tensor& stored, const at::Tensor& fresh, std::int64_t length) {
   stored.narrow(1, length, fresh.size(1)).copy_(fresh);
   return stored.narrow(1, 0, length + fresh.size(1));
+}
+
+at::Tensor as_tensor(const std::vector<std::int64_t>& values) {
+  at::Tensor tensor = at::empty({static_cast<std::int64_t>(values.size())}, at::kLong);
+  std::copy(values.begin(), values.end(), tensor.data_ptr<std::int64_t>());
+  return tensor;
 }
 
 }  // namespace
@@ -139,7 +149,7 @@ const at::Tensor& CausalLm::head_compute() const noexcept { return head_compute_
 
 at::Tensor CausalLm::embed(const at::Tensor& ids) const { return embedding_lookup(embedding_, ids).to(compute_dtype_); }
 
-at::Tensor CausalLm::attention(std::int64_t index, const at::Tensor& x, const RopeTable& rope, KvCache* cache) const {
+at::Tensor CausalLm::attention(std::int64_t index, const at::Tensor& x, const RopeTable& rope, const AttentionScope& scope) const {
   const DecoderLayer& layer = layers_[static_cast<std::size_t>(index)];
   const std::int64_t batch = x.size(0);
   const std::int64_t tokens = x.size(1);
@@ -154,28 +164,29 @@ at::Tensor CausalLm::attention(std::int64_t index, const at::Tensor& x, const Ro
     q = apply_rope(q, rope);
     k = apply_rope(k, rope);
   }
-  if (cache != nullptr) {
+  if (KvCache* const cache = scope.cache; cache != nullptr) {
     k = extend(cache->keys_[static_cast<std::size_t>(index)], k, cache->length_);
     v = extend(cache->values_[static_cast<std::size_t>(index)], v, cache->length_);
   }
-  return linear(causal_attention(q, k, v).reshape({batch, tokens, -1}), layer.o);
+  const at::Tensor mixed = scope.packed != nullptr ? packed_attention(q, k, v, *scope.packed) : causal_attention(q, k, v);
+  return linear(mixed.reshape({batch, tokens, -1}), layer.o);
 }
 
 RopeTable CausalLm::rope(std::int64_t first, std::int64_t tokens) const {
   return rope_table(inverse_frequencies_, first, tokens, dtype_ == at::kDouble ? at::kDouble : at::kFloat);
 }
 
-CausalLm::Residual CausalLm::block(std::int64_t index, const Residual& x, const RopeTable& rope, KvCache* cache) const {
+CausalLm::Residual CausalLm::block(std::int64_t index, const Residual& x, const RopeTable& rope, const AttentionScope& scope) const {
   const DecoderLayer& layer = layers_[static_cast<std::size_t>(index)];
   const auto [before, normed] = add_rms_norm(x.sum, x.delta, layer.input_norm, config_.rms_norm_eps);
-  const at::Tensor mixed = attention(index, normed, rope, cache);
+  const at::Tensor mixed = attention(index, normed, rope, scope);
   const auto [between, mixed_normed] = add_rms_norm(before, mixed, layer.post_attention_norm, config_.rms_norm_eps);
   const std::vector<at::Tensor> gate_up = linear(mixed_normed, {&layer.gate, &layer.up});
   return {between, linear(swiglu(gate_up[0], gate_up[1]), layer.down)};
 }
 
 at::Tensor CausalLm::layer(std::int64_t index, const at::Tensor& x, const RopeTable& rope) const {
-  const Residual result = block(index, {x, {}}, rope, nullptr);
+  const Residual result = block(index, {x, {}}, rope, {});
   return result.sum + result.delta;
 }
 
@@ -186,10 +197,22 @@ at::Tensor CausalLm::hidden_states(const at::Tensor& ids, KvCache* cache) const 
     throw ConfigError({"key/value cache", std::to_string(cache->length_ + ids.size(1)) + " tokens",
                        "at most " + std::to_string(cache->capacity_), "make the cache as long as prompt and answer together"});
   }
-  const RopeTable table = rope(cache == nullptr ? 0 : cache->length_, ids.size(1));
-  Residual x{embed(ids), {}};
-  for (std::int64_t i = 0; i < num_layers(); ++i) x = block(i, x, table, cache);
+  const at::Tensor hidden = hidden_states(ids, rope(cache == nullptr ? 0 : cache->length_, ids.size(1)), {cache, nullptr});
   if (cache != nullptr) cache->length_ += ids.size(1);
+  return hidden;
+}
+
+at::Tensor CausalLm::hidden_states(const PackedBatch& batch) const {
+  const at::NoGradGuard no_grad;
+  const at::Tensor positions = as_tensor(batch.positions());
+  const RopeTable all = rope(0, positions.max().item<std::int64_t>() + 1);
+  const RopeTable own{all.cos.index_select(0, positions), all.sin.index_select(0, positions)};
+  return hidden_states(as_tensor(batch.ids()).unsqueeze(0), own, {nullptr, &batch}).squeeze(0);
+}
+
+at::Tensor CausalLm::hidden_states(const at::Tensor& ids, const RopeTable& rope, const AttentionScope& scope) const {
+  Residual x{embed(ids), {}};
+  for (std::int64_t i = 0; i < num_layers(); ++i) x = block(i, x, rope, scope);
   return add_rms_norm(x.sum, x.delta, norm_, config_.rms_norm_eps).normed;
 }
 

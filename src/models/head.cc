@@ -2,11 +2,15 @@
 
 #include <ATen/TensorOperators.h>
 #include <ATen/core/grad_mode.h>
+#include <ATen/ops/argmax.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
+#include <ATen/ops/gather.h>
+#include <ATen/ops/index_select.h>
 #include <ATen/ops/zeros_like.h>
 
 #include <algorithm>
+#include <numeric>
 #include <optional>
 
 #include "models/matmul.h"
@@ -54,6 +58,51 @@ void for_each_chunk(std::int64_t rows, F&& f) {
   for (std::int64_t first = 0; first < rows; first += kHeadChunkRows) f(first, std::min(kHeadChunkRows, rows - first));
 }
 
+// Queries in the order of their rows, each row once.
+struct RowsAsked {
+  explicit RowsAsked(std::span<const TokenQuery> queries) : order(queries.size()), queries_(queries) {
+    std::iota(order.begin(), order.end(), std::size_t{0});
+    std::stable_sort(order.begin(), order.end(), [&](std::size_t a, std::size_t b) { return queries[a].row < queries[b].row; });
+    std::vector<std::int64_t> unique;
+    std::vector<std::int64_t> tokens;
+    for (std::size_t i = 0; i < order.size(); ++i) {
+      const TokenQuery& query = queries[order[i]];
+      if (unique.empty() || unique.back() != query.row) {
+        unique.push_back(query.row);
+        tokens.push_back(query.token);
+        begin.push_back(i);
+      }
+      row_of.push_back(unique.size() - 1);
+    }
+    begin.push_back(order.size());
+    rows = at::empty({static_cast<std::int64_t>(unique.size())}, at::kLong);
+    std::copy(unique.begin(), unique.end(), rows.data_ptr<std::int64_t>());
+    first_tokens = at::empty_like(rows);
+    std::copy(tokens.begin(), tokens.end(), first_tokens.data_ptr<std::int64_t>());
+  }
+
+  std::int64_t count() const { return rows.size(0); }
+
+  // Positions of the queries' tokens (those from `first_query` to `end_query` in order) in a chunk of logits that begins with `first_row`.
+  at::Tensor elements(std::size_t first_query, std::size_t end_query, std::int64_t first_row, std::int64_t columns) const {
+    at::Tensor result = at::empty({static_cast<std::int64_t>(end_query - first_query)}, at::kLong);
+    for (std::size_t i = first_query; i < end_query; ++i) {
+      result.data_ptr<std::int64_t>()[i - first_query] =
+          (static_cast<std::int64_t>(row_of[i]) - first_row) * columns + queries_[order[i]].token;
+    }
+    return result;
+  }
+
+  std::vector<std::size_t> order;   // of queries
+  std::vector<std::size_t> row_of;  // position in `rows`, for each query in order
+  std::vector<std::size_t> begin;   // of each row's queries in `order`, and the end
+  at::Tensor rows;                  // [R] int64, ascending
+  at::Tensor first_tokens;          // [R] int64, one token asked of each row
+
+ private:
+  std::span<const TokenQuery> queries_;
+};
+
 void add_head_gradient(const CausalLm& model, const at::Tensor& logit_gradient, const at::Tensor& rows) {
   const at::Tensor& head = model.head();
   if (!head.requires_grad()) return;
@@ -86,6 +135,29 @@ at::Tensor token_log_probs(const CausalLm& model, const at::Tensor& hidden, cons
     log_probs.narrow(0, first, count).copy_(target_log_probs(values, rows.targets.narrow(0, first, count)));
   });
   return log_probs.view({ids.size(0), ids.size(1) - 1});
+}
+
+std::vector<TokenAnswer> query_tokens(const CausalLm& model, const at::Tensor& hidden, std::span<const TokenQuery> queries) {
+  const at::NoGradGuard no_grad;
+  std::vector<TokenAnswer> answers(queries.size());
+  const RowsAsked asked(queries);
+  LogitChunks logit_chunks(model, asked.count());
+  for_each_chunk(asked.count(), [&](std::int64_t first, std::int64_t count) {
+    const at::Tensor values = logit_chunks(hidden.index_select(0, asked.rows.narrow(0, first, count)));
+    const at::Tensor firsts = asked.first_tokens.narrow(0, first, count);
+    const at::Tensor log_sums = values.gather(1, firsts.unsqueeze(1)).squeeze(1).to(at::kDouble) - target_log_probs(values, firsts);
+    const at::Tensor best = values.argmax(1);
+    const auto begin = asked.begin[static_cast<std::size_t>(first)];
+    const auto end = asked.begin[static_cast<std::size_t>(first + count)];
+    const at::Tensor logits = values.reshape({-1}).index_select(0, asked.elements(begin, end, first, values.size(1))).to(at::kDouble);
+    for (std::size_t i = begin; i < end; ++i) {
+      const auto row = static_cast<std::int64_t>(asked.row_of[i]) - first;
+      const std::size_t query = asked.order[i];
+      answers[query].log_prob = logits.data_ptr<double>()[i - begin] - log_sums.data_ptr<double>()[row];
+      answers[query].is_greedy = best.data_ptr<std::int64_t>()[row] == queries[query].token;
+    }
+  });
+  return answers;
 }
 
 HeadLoss head_forward_backward(const CausalLm& model, const at::Tensor& hidden, const at::Tensor& ids, double gradient_scale,

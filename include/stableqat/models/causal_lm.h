@@ -12,6 +12,7 @@
 #include "stableqat/models/functional.h"
 #include "stableqat/models/linear.h"
 #include "stableqat/models/model_config.h"
+#include "stableqat/models/packed_batch.h"
 
 namespace stableqat {
 
@@ -75,6 +76,8 @@ class CausalLm {
   at::Tensor final_norm(const at::Tensor& x) const;
   // embed, all layers, final norm. With a cache its length grows by T.
   at::Tensor hidden_states(const at::Tensor& ids, KvCache* cache = nullptr) const;
+  // The same for packed sequences -> [N, C]. No gradient is recorded.
+  at::Tensor hidden_states(const PackedBatch& batch) const;
 
   // Weight of the output head, [V, C]: the embedding when tied.
   const at::Tensor& head() const noexcept { return head_.weight.defined() ? head_.weight : embedding_; }
@@ -91,9 +94,17 @@ class CausalLm {
     at::Tensor sum;
     at::Tensor delta;
   };
-  // The block at the positions of `rope`: those after what `cache` holds, to which it adds.
-  Residual block(std::int64_t index, const Residual& x, const RopeTable& rope, KvCache* cache) const;
-  at::Tensor attention(std::int64_t index, const at::Tensor& x, const RopeTable& rope, KvCache* cache) const;
+  // What the queries of a batch see besides its own tokens before them: what `cache` holds, to which the batch adds; or only their own
+  // sequence of `packed`.
+  struct AttentionScope {
+    KvCache* cache = nullptr;
+    const PackedBatch* packed = nullptr;
+  };
+  // The block at the positions of `rope`.
+  Residual block(std::int64_t index, const Residual& x, const RopeTable& rope, const AttentionScope& scope) const;
+  at::Tensor attention(std::int64_t index, const at::Tensor& x, const RopeTable& rope, const AttentionScope& scope) const;
+  // embed, all layers, final norm.
+  at::Tensor hidden_states(const at::Tensor& ids, const RopeTable& rope, const AttentionScope& scope) const;
 
   ModelConfig config_;
   at::ScalarType dtype_;

@@ -4,6 +4,8 @@
 #include <ATen/core/Tensor.h>
 
 #include <cstdint>
+#include <span>
+#include <vector>
 
 #include "stableqat/models/causal_lm.h"
 
@@ -15,6 +17,20 @@ inline constexpr std::int64_t kHeadChunkRows = 256;
 // log p(ids[b, t+1] | ids[b, 0..t]) for t = 0..T-2. hidden [B, T, C] after the final norm, ids [B, T] -> [B, T-1], float64 in a float64
 // model, else float32. No gradient is recorded.
 at::Tensor token_log_probs(const CausalLm& model, const at::Tensor& hidden, const at::Tensor& ids);
+
+// One token whose probability is wanted: `row` of the hidden states predicts it.
+struct TokenQuery {
+  std::int64_t row = 0;
+  std::int64_t token = 0;
+};
+struct TokenAnswer {
+  double log_prob = 0.0;   // in nats
+  bool is_greedy = false;  // the most likely token there, the one with the lowest id of several
+};
+
+// Answers in the order of the queries. hidden [N, C] after the final norm. Each row that is asked for meets the head once, however many
+// tokens are asked of it. No gradient is recorded.
+std::vector<TokenAnswer> query_tokens(const CausalLm& model, const at::Tensor& hidden, std::span<const TokenQuery> queries);
 
 // Logits of the given rows. hidden [R, C] -> [R, V], float32 at least.
 at::Tensor logits(const CausalLm& model, const at::Tensor& hidden);
