@@ -1,10 +1,11 @@
-// stableqat eval: perplexity of a model.
+// stableqat eval: tasks and perplexity of a model.
 #include <fmt/format.h>
 
 #include <memory>
 #include <nlohmann/json.hpp>
 
 #include "commands.h"
+#include "eval_tasks.h"
 #include "model_flags.h"
 #include "stableqat/base/file.h"
 #include "stableqat/eval/perplexity.h"
@@ -17,6 +18,7 @@ namespace {
 
 struct Options {
   ModelFlags model;
+  TaskFlags tasks;
   std::string text;
   std::string json_key = "text";
   PerplexityOptions perplexity;
@@ -24,13 +26,11 @@ struct Options {
   std::string json;
 };
 
-ExitCode run(const Options& options, Console& console) {
-  const LoadedModel loaded = load_model(options.model);
+ExitCode run_perplexity(const Options& options, const LoadedModel& loaded, Console& console, const StopRequested& stop) {
   const CausalLm& model = loaded.model.model();
   TextOptions text;
   text.json_key = options.json_key;
   const auto ids = read_tokens(options.text, text, model_encoder(loaded.tokenizer, model.config().vocab_size), options.max_tokens);
-  const StopRequested stop = stop_on_signals();
   const PerplexityResult result = perplexity(model, ids, options.perplexity, console.progress_callback(), stop);
   if (stop()) return ExitCode::kInterrupted;
   console.finish();
@@ -45,16 +45,31 @@ ExitCode run(const Options& options, Console& console) {
   return ExitCode::kDone;
 }
 
+ExitCode run(const Options& options, Console& console) {
+  if (print_task_list(options.tasks)) return ExitCode::kDone;
+  if (options.model.path.empty()) throw ConfigError({"--model", "nothing", "a Hugging Face directory, checkpoint or GGUF file", ""});
+  if (options.text.empty() && options.tasks.tasks.empty()) {
+    throw ConfigError({"eval", "nothing to evaluate", "--tasks, --ppl or both", "see stableqat eval --help"});
+  }
+  LoadedModel loaded = load_model(options.model);
+  const StopRequested stop = stop_on_signals();
+  ExitCode code = ExitCode::kDone;
+  if (!options.text.empty()) code = run_perplexity(options, loaded, console, stop);
+  if (code == ExitCode::kDone && !options.tasks.tasks.empty()) code = run_tasks(options.tasks, options.model, loaded, console, stop);
+  return code;
+}
+
 }  // namespace
 
 void register_eval(CLI::App& app, Program& program) {
-  CLI::App& command = add_command(app, program, "eval", "Perplexity of a model on a text",
-                                  "stableqat eval --model quickstart/last_checkpoint --ppl data/text/valid.jsonl.xz --context 512");
+  CLI::App& command = add_command(app, program, "eval", "Tasks and perplexity of a model",
+                                  "stableqat eval --model quickstart/last_checkpoint --tasks stableqat --data-dir data/eval\n"
+                                  "  stableqat eval --model quickstart/last_checkpoint --ppl data/text/valid.jsonl.xz --context 512");
   const auto options = std::make_shared<Options>();
   add_model_flags(command, options->model);
-  command.add_option("--ppl", options->text, "Text (JSON lines or plain; .gz, .xz, .zst), or the prefix of token files")
-      ->required()
-      ->type_name("FILE");
+  command.get_option("--model")->required(false);  // not for `--tasks list`
+  add_task_flags(command, options->tasks);
+  command.add_option("--ppl", options->text, "Text (JSON lines or plain; .gz, .xz, .zst), or the prefix of token files")->type_name("FILE");
   command.add_option("--context", options->perplexity.context, "Tokens per block; blocks do not overlap")->capture_default_str();
   command.add_option("--max-tokens", options->max_tokens, "Use only the first tokens of the text; 0 = all")->capture_default_str();
   command.add_option("--json-key", options->json_key, "Key of the text in JSON lines")->capture_default_str();

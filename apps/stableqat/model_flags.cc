@@ -61,4 +61,9 @@ LoadedModel load_model(const ModelFlags& flags) {
   return {std::move(source), std::move(tokenizer), std::move(model)};
 }
 
+std::string precision_name(const CausalLm& model) {
+  if (model.compute_dtype() == at::kBFloat16) return "bfloat16";
+  return model.compute_dtype() == at::kDouble ? "float64" : "float32";
+}
+
 }  // namespace stableqat::app

@@ -32,4 +32,7 @@ struct LoadedModel {
 // Throws the library's errors.
 LoadedModel load_model(const ModelFlags& flags);
 
+// "float32", "bfloat16" or "float64": the type of the model's arithmetic.
+std::string precision_name(const CausalLm& model);
+
 }  // namespace stableqat::app

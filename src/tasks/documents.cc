@@ -39,8 +39,9 @@ std::vector<Place> places(const TaskDefinition& task, const std::string& split) 
 bool belongs(const fs::path& file, const std::string& stem, bool& is_parquet) {
   const std::string name = file.filename().string();
   if (!name.starts_with(stem) || name.size() == stem.size() || (name[stem.size()] != '.' && name[stem.size()] != '-')) return false;
-  is_parquet = is_parquet || file.extension() == ".parquet";
-  return text_format(file).known_name;
+  const TextFormat format = text_format(file);
+  is_parquet = is_parquet || format.parquet;
+  return format.known_name && !format.parquet;
 }
 
 TaskDocument parse_document(TextRecord&& record) {
@@ -79,7 +80,7 @@ fs::path find_split(const fs::path& data_dir, const TaskDefinition& task, const 
 
 std::vector<TaskDocument> read_split(const fs::path& data_dir, const TaskDefinition& task, const std::string& split) {
   const fs::path file = find_split(data_dir, task, split);
-  RecordReader reader({file}, kMaxDocumentBytes);
+  RecordReader reader({file}, "", kMaxDocumentBytes);
   std::vector<TaskDocument> documents;
   for (TextRecord record; reader.next(record);) documents.push_back(parse_document(std::move(record)));
   documents = process_documents(std::move(documents), task.process_docs);

@@ -1,0 +1,116 @@
+// The real program on a small model and small tasks: results, continuation after a kill, bad input.
+#include <gtest/gtest.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <cmath>
+#include <cstdlib>
+#include <filesystem>
+#include <nlohmann/json.hpp>
+#include <string>
+#include <vector>
+
+#include "../support/tiny_model.h"
+#include "stableqat/base/file.h"
+
+namespace stableqat {
+namespace {
+
+namespace fs = std::filesystem;
+using nlohmann::json;
+
+struct Result {
+  int code = -1;
+  std::string out;
+  std::string err;
+};
+
+class EvalTest : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    const auto* test = ::testing::UnitTest::GetInstance()->current_test_info();
+    folder_ = fs::temp_directory_path() / ("stableqat_eval_test_" + std::string(test->name()) + std::to_string(::getpid()));
+    fs::create_directories(folder_);
+    testing::write_tiny_model(folder_ / "model");
+    fs::create_directory_symlink(STABLEQAT_SOURCE_DIR "/data/eval", folder_ / "data");
+  }
+  void TearDown() override { fs::remove_all(folder_); }
+
+  Result run(const std::string& arguments) const {
+    const std::string command = "cd '" + folder_.string() + "' && '" STABLEQAT_PROGRAM "' " + arguments + " >stdout 2>stderr </dev/null";
+    const int status = std::system(command.c_str());
+    return {WIFEXITED(status) ? WEXITSTATUS(status) : -1, read_text_file(folder_ / "stdout"), read_text_file(folder_ / "stderr")};
+  }
+
+  Result eval(const std::string& more) const { return run("eval --model model --data-dir data --threads 1 " + more); }
+
+  json results(const std::string& output) const { return json::parse(read_text_file(folder_ / output / "results.json")); }
+
+  void expect_refused(const Result& result, int code, const std::vector<std::string>& words) const {
+    EXPECT_EQ(result.code, code) << result.err;
+    for (const std::string& word : words) EXPECT_NE(result.err.find(word), std::string::npos) << word << " not in: " << result.err;
+  }
+
+  fs::path folder_;
+};
+
+TEST_F(EvalTest, EightTasksGiveTableResultsAndSamples) {
+  const Result result = eval("--tasks stableqat --limit 3 --max-length 300 --output out --log-samples");
+  ASSERT_EQ(result.code, 0) << result.err;
+  EXPECT_NE(result.out.find("mean of 8"), std::string::npos);
+  EXPECT_NE(result.err.find("longer than 300 tokens"), std::string::npos) << "this tokenizer has a token for each byte";
+  const json out = results("out");
+  EXPECT_EQ(out["results"].size(), 8U);
+  EXPECT_EQ(out["n-samples"]["boolq"]["effective"], 3);
+  EXPECT_GT(out["stableqat"]["truncated"]["boolq"].get<int>(), 0);
+  const std::string samples = read_text_file(folder_ / "out" / "samples_winogrande.jsonl");
+  const json sample = json::parse(samples.substr(0, samples.find('\n')));
+  EXPECT_EQ(sample["arguments"]["gen_args_0"]["arg_1"], " always got the easier cases.");
+  EXPECT_EQ(sample["filtered_resps"].size(), 2U);
+}
+
+TEST_F(EvalTest, AnInterruptedRunGoesOnToTheSameResults) {
+  ASSERT_EQ(eval("--tasks piqa,sciq --limit 6 --tokens-at-once 1 --output whole").code, 0);
+  ASSERT_EQ(eval("--tasks piqa,sciq --limit 6 --tokens-at-once 1 --output part").code, 0);
+  // What a kill leaves: the first lines and a piece of one.
+  const fs::path log = folder_ / "part" / "likelihoods.jsonl";
+  const std::string text = read_text_file(log);
+  std::size_t end = 0;
+  for (int line = 0; line < 5; ++line) end = text.find('\n', end) + 1;
+  write_text_file(log, text.substr(0, end + 20));
+  fs::remove(folder_ / "part" / "results.json");
+  const Result resumed = eval("--tasks piqa,sciq --limit 6 --tokens-at-once 1 --output part --resume");
+  ASSERT_EQ(resumed.code, 0) << resumed.err;
+  EXPECT_NE(resumed.err.find("4 documents are there already"), std::string::npos) << resumed.err;
+  EXPECT_EQ(read_text_file(log), text);
+  EXPECT_EQ(results("part")["results"], results("whole")["results"]);
+}
+
+TEST_F(EvalTest, ResumingWithAnotherModelOrOtherRequestsIsRefused) {
+  ASSERT_EQ(eval("--tasks piqa --limit 2 --output out").code, 0);
+  expect_refused(eval("--tasks piqa --limit 2 --output out --resume --bits 4"), 3, {"likelihoods.jsonl:1", "weights", "--resume"});
+  expect_refused(eval("--tasks piqa --limit 3 --output out --resume"), 3, {"requests of piqa"});
+}
+
+TEST_F(EvalTest, BadInputIsNamed) {
+  expect_refused(eval("--tasks winogrand"), 2, {"did you mean 'winogrande'"});
+  expect_refused(run("eval --model model --tasks piqa"), 2, {"--data-dir"});
+  expect_refused(run("eval --model model"), 2, {"--tasks, --ppl or both"});
+  expect_refused(eval("--tasks piqa --num-fewshot 2"), 3, {"no data of piqa's split 'train'", "piqa_train"});
+  write_text_file(folder_ / "my.yaml", "include: piqa.yaml\ntask: mine\ndataset_name: piqa\ndoc_to_text: \"{{gaol}}\"\n");
+  expect_refused(eval("--tasks my.yaml"), 3, {"my.yaml:4: doc_to_text", "piqa_validation.jsonl:1", "did you mean 'goal'"});
+  write_text_file(folder_ / "my.yaml", "include: piqa.yaml\ntask: mine\ndataset_name: piqa\ndoc_to_txt: goal\n");
+  expect_refused(eval("--tasks my.yaml"), 2, {"my.yaml:4: found unknown key 'doc_to_txt'; did you mean 'doc_to_text'?"});
+}
+
+TEST_F(EvalTest, WikitextIsScoredByArticles) {
+  ASSERT_EQ(eval("--tasks wikitext --max-length 512 --output out").code, 0);
+  const json out = results("out");
+  EXPECT_EQ(out["n-samples"]["wikitext"]["effective"], 2);
+  const double bits = out["results"]["wikitext"]["bits_per_byte,none"];
+  EXPECT_GT(bits, 7.0) << "random weights over 260 tokens";
+  EXPECT_NEAR(out["results"]["wikitext"]["byte_perplexity,none"].get<double>(), std::exp2(bits), 1e-9 * std::exp2(bits));
+}
+
+}  // namespace
+}  // namespace stableqat
