@@ -1,10 +1,12 @@
 #!/usr/bin/env python3
-"""Makes tests/golden/data/arrow/: Parquet files with texts, and a dataset of token blocks as the authors' pre-tokenization saves it.
+"""Makes tests/golden/data/arrow/: Parquet files with texts and with documents of a task, and a dataset of token blocks as the authors' pre-tokenization saves it.
 
 python3 -m pip install pyarrow==26.0.1 datasets==5.2.0
 python3 tools/make_arrow_fixtures.py
 """
 
+import itertools
+import json
 import pathlib
 import shutil
 
@@ -12,7 +14,8 @@ import pyarrow
 import pyarrow.parquet
 from datasets import Dataset
 
-FOLDER = pathlib.Path(__file__).resolve().parent.parent / "tests/golden/data/arrow"
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+FOLDER = ROOT / "tests/golden/data/arrow"
 TEXTS = ["first", "", None, "zweite \u00fc", "line\nbreak", "last"]
 
 
@@ -23,6 +26,10 @@ def main():
     pyarrow.parquet.write_table(table, FOLDER / "texts.parquet", row_group_size=4, compression="snappy")
     large = pyarrow.table({"content": pyarrow.array(TEXTS, pyarrow.large_string())})
     pyarrow.parquet.write_table(large, FOLDER / "large.parquet", compression="zstd")
+
+    with open(ROOT / "data/eval/arc_easy_test.jsonl", encoding="utf-8") as lines:
+        documents = [json.loads(line) for line in itertools.islice(lines, 5)]
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(documents), FOLDER / "arc_easy_test.parquet", row_group_size=2)
 
     # 10 rows of 8 ids in two files.
     rows = [list(range(8 * i, 8 * i + 8)) for i in range(10)]

@@ -9,6 +9,7 @@
 #include "model_flags.h"
 #include "stableqat/base/file.h"
 #include "stableqat/eval/perplexity.h"
+#include "stableqat/tasks/comparison.h"
 #include "stableqat/train/training_data.h"
 #include "stop_signal.h"
 
@@ -24,7 +25,23 @@ struct Options {
   PerplexityOptions perplexity;
   std::uint64_t max_tokens = 0;
   std::string json;
+  std::vector<std::string> compared;  // two results.json
 };
+
+nlohmann::json read_results(const std::string& path) {
+  nlohmann::json results = nlohmann::json::parse(read_text_file(path), nullptr, false);
+  if (results.is_discarded()) throw DataError({path, "no JSON", "results.json of stableqat eval --output", ""});
+  return results;
+}
+
+ExitCode compare(const Options& options) {
+  const std::string& a = options.compared[0];
+  const std::string& b = options.compared[1];
+  const tasks::ResultsComparison comparison = tasks::compare_results(read_results(a), a, read_results(b), b);
+  fmt::print("A: {}\nB: {}\n{}", a, b, tasks::comparison_table(comparison));
+  if (!options.json.empty()) write_text_file(options.json, tasks::comparison_json(comparison).dump(2) + "\n");
+  return ExitCode::kDone;
+}
 
 ExitCode run_perplexity(const Options& options, const LoadedModel& loaded, Console& console, const StopRequested& stop) {
   const CausalLm& model = loaded.model.model();
@@ -46,10 +63,11 @@ ExitCode run_perplexity(const Options& options, const LoadedModel& loaded, Conso
 }
 
 ExitCode run(const Options& options, Console& console) {
+  if (!options.compared.empty()) return compare(options);
   if (print_task_list(options.tasks)) return ExitCode::kDone;
   if (options.model.path.empty()) throw ConfigError({"--model", "nothing", "a Hugging Face directory, checkpoint or GGUF file", ""});
   if (options.text.empty() && options.tasks.tasks.empty()) {
-    throw ConfigError({"eval", "nothing to evaluate", "--tasks, --ppl or both", "see stableqat eval --help"});
+    throw ConfigError({"eval", "nothing to evaluate", "--tasks, --ppl or both, or --compare", "see stableqat eval --help"});
   }
   LoadedModel loaded = load_model(options.model);
   const StopRequested stop = stop_on_signals();
@@ -73,7 +91,10 @@ void register_eval(CLI::App& app, Program& program) {
   command.add_option("--context", options->perplexity.context, "Tokens per block; blocks do not overlap")->capture_default_str();
   command.add_option("--max-tokens", options->max_tokens, "Use only the first tokens of the text; 0 = all")->capture_default_str();
   command.add_option("--json-key", options->json_key, "Key of the text in JSON lines")->capture_default_str();
-  command.add_option("--json", options->json, "Write the result to this file")->type_name("FILE");
+  command.add_option("--json", options->json, "Write the perplexity, or the comparison, to this file")->type_name("FILE");
+  command.add_option("--compare", options->compared, "Compare two results.json, document by document; needs no model")
+      ->type_name("A B")
+      ->expected(2);
   command.callback([&program, options] { program.selected = [&program, options] { return run(*options, program.console); }; });
 }
 

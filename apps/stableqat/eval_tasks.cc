@@ -66,7 +66,8 @@ void add_task_flags(CLI::App& command, TaskFlags& flags) {
       ->type_name("A,B")
       ->group(kTasks);
   command.add_option("--task-files", flags.task_files, "More task files, or folders of them")->type_name("PATH")->group(kTasks);
-  command.add_option("--data-dir", flags.data_dir, "Documents as TASK_SPLIT.jsonl or in the Hub's folders; also .gz, .xz, .zst")
+  command
+      .add_option("--data-dir", flags.data_dir, "Documents as TASK_SPLIT.jsonl (also .gz, .xz, .zst) or .parquet, or in the Hub's folders")
       ->type_name("D")
       ->group(kTasks);
   command.add_option("--limit", flags.set.requests.limit, "Only the first documents of each task; 0 = all [0]")->group(kTasks);

@@ -4,6 +4,7 @@
 #include <system_error>
 #include <utility>
 
+#include "data/parquet_rows.h"
 #include "data/text_records.h"
 #include "io/strict_json.h"
 #include "stableqat/base/error.h"
@@ -35,13 +36,11 @@ std::vector<Place> places(const TaskDefinition& task, const std::string& split) 
   return result;
 }
 
-// Whether `name` is the stem, perhaps with "-00000-of-00001", and the suffixes of a text file.
-bool belongs(const fs::path& file, const std::string& stem, bool& is_parquet) {
+// Whether `name` is the stem, perhaps with "-00000-of-00001", and the suffixes of a file of documents.
+bool belongs(const fs::path& file, const std::string& stem) {
   const std::string name = file.filename().string();
   if (!name.starts_with(stem) || name.size() == stem.size() || (name[stem.size()] != '.' && name[stem.size()] != '-')) return false;
-  const TextFormat format = text_format(file);
-  is_parquet = is_parquet || format.parquet;
-  return format.known_name && !format.parquet;
+  return text_format(file).known_name;
 }
 
 TaskDocument parse_document(TextRecord&& record) {
@@ -55,13 +54,12 @@ TaskDocument parse_document(TextRecord&& record) {
 }  // namespace
 
 fs::path find_split(const fs::path& data_dir, const TaskDefinition& task, const std::string& split) {
-  bool is_parquet = false;
   std::string looked;
   for (const Place& place : places(task, split)) {
     std::vector<fs::path> found;
     std::error_code error;
     for (const auto& entry : fs::directory_iterator(data_dir / place.folder, error)) {
-      if (belongs(entry.path(), place.stem, is_parquet)) found.push_back(entry.path());
+      if (belongs(entry.path(), place.stem)) found.push_back(entry.path());
     }
     if (found.size() == 1) return found.front();
     if (found.size() > 1) {
@@ -71,18 +69,21 @@ fs::path find_split(const fs::path& data_dir, const TaskDefinition& task, const 
     }
     looked += (looked.empty() ? "" : ", ") + (place.folder / place.stem).string() + ".*";
   }
-  throw DataError({data_dir.string(), is_parquet ? "Parquet files only" : "no data of " + task.name + "'s split '" + split + "'",
-                   "JSON lines (.jsonl, perhaps .gz, .xz, .zst) as one of " + looked,
-                   is_parquet ? "convert them, for example by python3 -c \"import pandas, sys; pandas.read_parquet(sys.argv[1])"
-                                ".to_json(sys.argv[2], orient='records', lines=True)\" FILE.parquet FILE.jsonl"
-                              : "name the folder by --data-dir"});
+  throw DataError({data_dir.string(), "no data of " + task.name + "'s split '" + split + "'",
+                   "JSON lines (.jsonl, perhaps .gz, .xz, .zst) or Parquet as one of " + looked, "name the folder by --data-dir"});
 }
 
 std::vector<TaskDocument> read_split(const fs::path& data_dir, const TaskDefinition& task, const std::string& split) {
   const fs::path file = find_split(data_dir, task, split);
-  RecordReader reader({file}, "", kMaxDocumentBytes);
   std::vector<TaskDocument> documents;
-  for (TextRecord record; reader.next(record);) documents.push_back(parse_document(std::move(record)));
+  if (text_format(file).parquet) {
+    for_each_parquet_row(file, [&](nlohmann::json row) {
+      documents.push_back({std::move(row), file.string() + ", row " + std::to_string(documents.size() + 1)});
+    });
+  } else {
+    RecordReader reader({file}, "", kMaxDocumentBytes);
+    for (TextRecord record; reader.next(record);) documents.push_back(parse_document(std::move(record)));
+  }
   documents = process_documents(std::move(documents), task.process_docs);
   if (documents.empty()) throw DataError({file.string(), "no documents", "the split '" + split + "' of " + task.name, ""});
   return documents;

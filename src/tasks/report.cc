@@ -1,45 +1,14 @@
 // What is written of results: the table, results.json and samples_*.jsonl.
-#include <algorithm>
-#include <array>
-#include <cstdio>
 #include <nlohmann/json.hpp>
 
 #include "stableqat/tasks/results.h"
+#include "tasks/markdown.h"
 
 namespace stableqat::tasks {
 
 namespace {
 
 using nlohmann::json;
-
-std::string decimals(double value) {
-  std::array<char, 64> text{};
-  std::snprintf(text.data(), text.size(), "%.4f", value);
-  return text.data();
-}
-
-// Rows of equally many cells as a Markdown table; the first row is the head.
-std::string markdown(const std::vector<std::vector<std::string>>& rows, std::string_view alignment) {
-  std::vector<std::size_t> widths(alignment.size(), 1);
-  for (const auto& row : rows) {
-    for (std::size_t i = 0; i < row.size(); ++i) widths[i] = std::max(widths[i], row[i].size());
-  }
-  std::string text;
-  const auto add_row = [&](const std::vector<std::string>& row) {
-    for (std::size_t i = 0; i < row.size(); ++i) {
-      const std::string padding(widths[i] - row[i].size(), ' ');
-      text += "|" + (alignment[i] == 'r' ? padding + row[i] : row[i] + padding);
-    }
-    text += "|\n";
-  };
-  add_row(rows.front());
-  for (std::size_t i = 0; i < widths.size(); ++i) {
-    text += "|" + std::string(widths[i] - 1, '-') + (alignment[i] == 'r' ? ":" : "-");
-  }
-  text += "|\n";
-  for (std::size_t i = 1; i < rows.size(); ++i) add_row(rows[i]);
-  return text;
-}
 
 json number_or_text(const std::string& version) {
   const json number = json::parse(version, nullptr, false);
@@ -110,7 +79,7 @@ std::string results_table(std::span<const TaskResult> results) {
     rows.push_back({"mean of " + std::to_string(mean.tasks), "", "", "", "acc_norm, else acc", "^", decimals(mean.value), "+-",
                     decimals(mean.standard_error)});
   }
-  return markdown(rows, "lrlrllrlr");
+  return markdown_table(rows, "lrlrllrlr");
 }
 
 json results_json(std::span<const TaskResult> results, const RunDescription& run) {

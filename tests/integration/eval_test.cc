@@ -95,12 +95,32 @@ TEST_F(EvalTest, ResumingWithAnotherModelOrOtherRequestsIsRefused) {
 TEST_F(EvalTest, BadInputIsNamed) {
   expect_refused(eval("--tasks winogrand"), 2, {"did you mean 'winogrande'"});
   expect_refused(run("eval --model model --tasks piqa"), 2, {"--data-dir"});
-  expect_refused(run("eval --model model"), 2, {"--tasks, --ppl or both"});
+  expect_refused(run("eval --model model"), 2, {"--tasks, --ppl or both, or --compare"});
   expect_refused(eval("--tasks piqa --num-fewshot 2"), 3, {"no data of piqa's split 'train'", "piqa_train"});
   write_text_file(folder_ / "my.yaml", "include: piqa.yaml\ntask: mine\ndataset_name: piqa\ndoc_to_text: \"{{gaol}}\"\n");
   expect_refused(eval("--tasks my.yaml"), 3, {"my.yaml:4: doc_to_text", "piqa_validation.jsonl:1", "did you mean 'goal'"});
   write_text_file(folder_ / "my.yaml", "include: piqa.yaml\ntask: mine\ndataset_name: piqa\ndoc_to_txt: goal\n");
   expect_refused(eval("--tasks my.yaml"), 2, {"my.yaml:4: found unknown key 'doc_to_txt'; did you mean 'doc_to_text'?"});
+}
+
+TEST_F(EvalTest, ComparesTwoModelsDocumentByDocument) {
+  ASSERT_EQ(eval("--tasks piqa,boolq,wikitext --limit 20 --max-length 400 --output a").code, 0);
+  ASSERT_EQ(eval("--tasks piqa,boolq,wikitext --limit 20 --max-length 400 --output b --bits 2").code, 0);
+  const Result result = run("eval --compare a/results.json b/results.json --json c.json");
+  ASSERT_EQ(result.code, 0) << result.err;
+  const json comparison = json::parse(read_text_file(folder_ / "c.json"));
+  ASSERT_EQ(comparison["scores"].size(), 4U) << result.out;
+  const json a = results("a");
+  const json b = results("b");
+  for (const json& score : comparison["scores"]) {
+    const std::string key = score["metric"].get<std::string>() + ",none";
+    EXPECT_NEAR(score["a"].get<double>(), a["results"][score["task"].get<std::string>()][key].get<double>(), 1e-12);
+    EXPECT_NEAR(score["b"].get<double>(), b["results"][score["task"].get<std::string>()][key].get<double>(), 1e-12);
+  }
+  ASSERT_EQ(eval("--tasks piqa --limit 19 --output other").code, 0);
+  expect_refused(run("eval --compare a/results.json other/results.json"), 3, {"piqa with other documents", "other/results.json"});
+  write_text_file(folder_ / "harness.json", R"({"results": {}})");
+  expect_refused(run("eval --compare a/results.json harness.json"), 3, {"harness.json"});
 }
 
 TEST_F(EvalTest, WikitextIsScoredByArticles) {

@@ -2,13 +2,14 @@
 #include <gtest/gtest.h>
 #include <unistd.h>
 
+#include <cmath>
 #include <filesystem>
 #include <nlohmann/json.hpp>
 #include <numeric>
 
 #include "stableqat/base/error.h"
 #include "stableqat/base/file.h"
-#include "stableqat/tasks/catalog.h"
+#include "stableqat/tasks/comparison.h"
 #include "stableqat/tasks/encode.h"
 #include "stableqat/tasks/likelihood_log.h"
 #include "stableqat/tasks/requests.h"
@@ -219,6 +220,25 @@ TEST(Metrics, ResultsHaveTheHarnessLayout) {
   EXPECT_EQ(out["n-samples"]["mine"]["effective"], 2);
   EXPECT_EQ(out["stableqat"]["documents"]["mine"]["acc"], "10");
   EXPECT_NE(results_table(results).find("|mine |"), std::string::npos);
+}
+
+// 9 documents that only A has right, 2 that only B has, 5 both, 4 neither.
+TEST(Comparison, PairsDocuments) {
+  const std::string a = std::string(9, '1') + "00" + std::string(5, '1') + "0000";
+  const std::string b = std::string(9, '0') + "11" + std::string(5, '1') + "0000";
+  const auto results = [](const std::string& right) {
+    return json{{"stableqat", {{"documents", {{"t", {{"acc", right}}}}}, {"requests_hash", {{"t", "h"}}}}}};
+  };
+  const ScoreComparison score = compare_results(results(a), "a", results(b), "b").scores.at(0);
+  EXPECT_DOUBLE_EQ(score.a, 14.0 / 20);
+  EXPECT_DOUBLE_EQ(score.difference, -7.0 / 20);
+  EXPECT_EQ(score.only_a, 9U);
+  EXPECT_EQ(score.only_b, 2U);
+  // Variance of differences that are -1 nine times, +1 twice, 0 else; and the tail of the binomial distribution with 11 fair coins.
+  EXPECT_DOUBLE_EQ(score.standard_error, std::sqrt((11.0 / 20 - 0.35 * 0.35) * 20 / 19 / 20));
+  EXPECT_NEAR(score.p_value, 2.0 * (1 + 11 + 55) / 2048, 1e-12);
+  EXPECT_DOUBLE_EQ(sign_test(0, 0), 1.0);
+  EXPECT_NEAR(sign_test(5000, 5000), 1.0, 1e-9);
 }
 
 class LikelihoodLogTest : public ::testing::Test {

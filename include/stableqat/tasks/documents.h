@@ -1,4 +1,4 @@
-// The documents of a data set's split, from JSON lines or plain text, compressed or not.
+// The documents of a data set's split, from JSON lines, Parquet or plain text.
 #pragma once
 
 #include <filesystem>
@@ -11,7 +11,7 @@ namespace stableqat::tasks {
 
 // The file that holds `split` of the task's data below `data_dir`, the first of
 //   TASK_SPLIT, NAME_SPLIT, PATH/NAME/SPLIT*, PATH/SPLIT*, LAST/NAME/SPLIT*, LAST/SPLIT*
-// with .jsonl, .json, .ndjson or .txt and perhaps .gz, .xz or .zst. NAME and PATH are the task's dataset_name and dataset_path as the Hub
+// with .jsonl, .json, .ndjson or .txt, perhaps .gz, .xz or .zst, or with .parquet. NAME and PATH are the task's dataset_name and dataset_path as the Hub
 // has them, LAST is PATH's last part; SPLIT* also matches SPLIT-00000-of-00001. Throws DataError that lists the places.
 std::filesystem::path find_split(const std::filesystem::path& data_dir, const TaskDefinition& task, const std::string& split);
 
