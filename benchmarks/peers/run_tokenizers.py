@@ -171,12 +171,15 @@ def main():
     parser.add_argument("--gpt2", type=pathlib.Path, nargs=2, required=True)
     parser.add_argument("--model", type=pathlib.Path)
     parser.add_argument("--text", type=pathlib.Path, nargs="+", required=True)
+    parser.add_argument("--only", nargs="+", help="vocabularies to compare: gpt2, llama3, qwen3, sentencepiece, or the name of --model's file")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--repeats", type=int, default=3, help="within a round, of ours; the fastest counts")
     parser.add_argument("--json", type=pathlib.Path)
     arguments = parser.parse_args()
     results = []
     for name, folder in make_vocabularies(arguments).items():
+        if arguments.only and name not in arguments.only:
+            continue
         for path in arguments.text:
             results.append(compare(arguments, name, folder, path))
             row = results[-1]

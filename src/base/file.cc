@@ -153,7 +153,8 @@ GrowingFile::GrowingFile(fs::path path) : path_(std::move(path)) {
   descriptor_ = ::open(path_.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0666);
   if (descriptor_ < 0) throw_write_error(path_, errno);
   struct stat status {};
-  const bool is_taken = ::flock(descriptor_, LOCK_EX | LOCK_NB) != 0;
+  // File systems without locks are taken as they are.
+  const bool is_taken = ::flock(descriptor_, LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK;
   if (is_taken || ::fstat(descriptor_, &status) != 0) {
     const int code = errno;
     ::close(descriptor_);

@@ -33,6 +33,7 @@ struct Batch {
   std::uint64_t bytes_read = 0;          // on disk, up to the end of this batch
   std::vector<TextSource> closed_files;  // in this batch
   ReadPosition position;                 // behind this batch
+  bool ends_in_error = false;            // the next one is an error; the position is not known
 
   std::vector<std::string> bad_lines;
   std::vector<std::int32_t> ids;     // of all documents
@@ -64,6 +65,7 @@ class BatchReader {
       } catch (const DataError& error) {
         if (!options_.text.skip_bad_lines) {
           error_ = std::current_exception();  // after the lines before it, which may hold an earlier one
+          batch.ends_in_error = true;
           return true;
         }
         if (ours()) batch.bad_lines.emplace_back(error.what());
@@ -224,6 +226,7 @@ std::optional<TokenFileInfo> tokenize_files(const TokenEncoder& encoder, const T
         stopped = stop && stop();
         if (stopped) return false;
         write_batch(batch, writer, info, log);
+        if (batch.ends_in_error) return true;
         position = batch.position;
         if (progress) progress({"tokenize", batch.bytes_read, reader.total_bytes(), "bytes"});
         if (std::chrono::duration<double>(Clock::now() - saved).count() >= options.save_seconds) {

@@ -173,6 +173,24 @@ TEST_F(Tokenize, KillsLoseAndDoubleNothing) {
   for (const char* suffix : {".bin", ".idx", ".json"}) EXPECT_EQ(bytes_of(std::string("out") + suffix), expected[i++]) << suffix;
 }
 
+// What was saved before the error is not written twice.
+TEST_F(Tokenize, AfterAnErrorTheSameInputsMayGoOnWithoutTheBadLines) {
+  std::string lines;
+  for (int i = 0; i < 400; ++i)
+    lines += i == 350 ? "{broken\n" : i == 390 ? "\xff\n" : "{\"text\": \"" + std::to_string(i) + std::string(5000, 'x') + "\"}\n";
+  const std::string packed = xz(lines);
+  for (const fs::path& input : {write("a.jsonl", lines), write("b.jsonl.xz", packed.substr(0, packed.size() - 20))}) {
+    TokenizeOptions options = options_for({input, write("c.txt", "tail")});
+    options.save_seconds = 0.0;
+    expect_error<DataError>({input.filename().string()}, [&] { tokenize_files(byte_encoder(), options); });
+    options.text.skip_bad_lines = true;
+    ASSERT_TRUE(tokenize_files(byte_encoder(), options).has_value());
+    const std::vector<std::string> found{bytes_of("out.bin"), bytes_of("out.idx"), bytes_of("out.json")};
+    ASSERT_TRUE(tokenize_files(byte_encoder(), options).has_value());
+    EXPECT_EQ(found, (std::vector<std::string>{bytes_of("out.bin"), bytes_of("out.idx"), bytes_of("out.json")})) << input;
+  }
+}
+
 TEST_F(Tokenize, ChangedInputsStartAnew) {
   TokenizeOptions options = options_for({big_input()});
   options.save_seconds = 0.0;

@@ -234,6 +234,11 @@ TEST(ModelConfigTest, NamesWhatItDoesNotSupport) {
                                                            {"hidden_act", "gelu"},
                                                            {"model_type", "gpt2"},
                                                            {"mlp_bias", true},
+                                                           {"attention_dropout", 0.1},
+                                                           {"partial_rotary_factor", 0.5},
+                                                           {"rope_interleaved", true},
+                                                           {"layer_types", nlohmann::json::array({"full_attention", "sliding_attention"})},
+                                                           {"quantization_config", {{"quant_method", "gptq"}}},
                                                            {"rope_scaling", {{"rope_type", "yarn"}, {"factor", 4}}},
                                                            {"num_key_value_heads", 3},
                                                            {"hidden_size", -1},
@@ -242,6 +247,8 @@ TEST(ModelConfigTest, NamesWhatItDoesNotSupport) {
     EXPECT_NE(message.find(key), std::string::npos) << message;
   }
   EXPECT_EQ(refusal("transformers_version", "5.0"), "accepted");
+  EXPECT_EQ(refusal("attention_dropout", 0.0), "accepted");
+  EXPECT_EQ(refusal("layer_types", nlohmann::json::array({"full_attention"})), "accepted");
 }
 
 TEST(QuantizationSettingsTest, SurvivesAJsonRoundTripAndRefusesNonsense) {
