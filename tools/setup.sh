@@ -17,8 +17,9 @@ setup_packages=(
   g++ cmake ninja-build pkg-config ccache                            # build
   python3 python3-pip unzip ca-certificates                          # wheels
   libcli11-dev libfmt-dev libyaml-cpp-dev nlohmann-json3-dev         # program
-  libxxhash-dev libutf8proc-dev libzstd-dev liblzma-dev zlib1g-dev                   # files and text
-  libgtest-dev libssl-dev                                            # tests
+  libxxhash-dev libutf8proc-dev libzstd-dev liblzma-dev zlib1g-dev   # files and text
+  libcurl4-openssl-dev libssl-dev                                    # downloads
+  libgtest-dev                                                       # tests
 )
 setup_lock="$(cd "$(dirname "${BASH_SOURCE[0]}")/../cmake" && pwd)/wheels.lock"
 

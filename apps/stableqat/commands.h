@@ -23,9 +23,11 @@ struct Program {
 CLI::App& add_command(CLI::App& app, Program& program, const std::string& name, const std::string& description, const std::string& example);
 
 void register_bench(CLI::App& app, Program& program);
+void register_download(CLI::App& app, Program& program);
 void register_eval(CLI::App& app, Program& program);
 void register_generate(CLI::App& app, Program& program);
 void register_info(CLI::App& app, Program& program);
+void register_sample(CLI::App& app, Program& program);
 void register_tokenize(CLI::App& app, Program& program);
 void register_train(CLI::App& app, Program& program);
 

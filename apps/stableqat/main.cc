@@ -45,6 +45,8 @@ int run(int argc, char** argv) {
   app.set_version_flag("--version", "stableqat " + version_text());
   app.require_subcommand(1);
   register_info(app, program);
+  register_download(app, program);
+  register_sample(app, program);
   register_tokenize(app, program);
   register_train(app, program);
   register_eval(app, program);

@@ -56,7 +56,9 @@ std::optional<std::string> ProgressMeter::update(const Progress& progress, Clock
   if (!completes && (is_new || is_complete_ || now - last_line_ < interval_)) return std::nullopt;
   is_complete_ = completes;
   last_line_ = now;
-  return line(progress, now);
+  std::string text = line(progress, now);
+  if (!progress.detail.empty()) text += "; " + std::string(progress.detail);
+  return text;
 }
 
 std::string ProgressMeter::line(const Progress& progress, Clock::time_point now) const {

@@ -48,7 +48,7 @@ TEST_F(CliTest, VersionAndHelp) {
   EXPECT_EQ(version.out.find("stableqat 0."), 0U) << version.out;
   const Result help = stableqat("--help");
   EXPECT_EQ(help.code, 0);
-  for (const char* command : {"info", "tokenize", "train", "eval", "generate", "bench"}) {
+  for (const char* command : {"info", "download", "sample", "tokenize", "train", "eval", "generate", "bench"}) {
     EXPECT_NE(help.out.find(std::string("\n  ") + command + " "), std::string::npos) << help.out;
     const Result of_command = stableqat(std::string(command) + " --help");
     EXPECT_EQ(of_command.code, 0);

@@ -12,12 +12,13 @@ enum class LogLevel { kDebug, kInfo, kWarning };
 // Receives one line without a line end. May be called from several threads at once; empty = silent.
 using LogCallback = std::function<void(LogLevel, std::string_view)>;
 
-// State of a long job. `total` 0 = unknown. `unit` is a plural noun ("tokens", "bytes", "steps").
+// State of a long job. `total` 0 = unknown. `unit` is a plural noun ("tokens", "bytes", "steps"). `detail` is shown behind the numbers.
 struct Progress {
   std::string_view stage;
   std::uint64_t done = 0;
   std::uint64_t total = 0;
   std::string_view unit;
+  std::string_view detail = {};
 };
 
 // Called often (the receiver limits its own output rate), from one thread at a time; empty = silent.
