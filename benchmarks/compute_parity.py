@@ -30,7 +30,7 @@ def train(args, compute, seed, folder):
     run([args.program, "train", "--config", ROOT / "recipes" / "quickstart.yaml", "--model.path", args.model, "--quantization.bits", args.bits,
          "--data.train", ROOT / "data" / "text" / "train.jsonl.xz", "--data.shuffle_seed", seed, "--data.sequence_length", args.seq,
          "--train.micro_batch_size", args.batch, "--train.max_steps", args.steps, "--train.logging_steps", 1, "--train.save_steps", 0,
-         "--train.compute", compute, "--train.output_dir", output, "--train.resume", "never", "--distillation.weight", 0])
+         "--train.compute", compute, "--train.learning_rate", args.learning_rate, "--train.output_dir", output, "--train.resume", "never", "--distillation.weight", 0])
     losses = [json.loads(line)["loss"] for line in (output / "metrics.jsonl").read_text().splitlines() if '"loss"' in line]
     result = output / "perplexity.json"
     run([args.program, "eval", "--model", output / "last_checkpoint", "--ppl", ROOT / "data" / "text" / "valid.jsonl.xz", "--context", args.seq,
@@ -49,6 +49,7 @@ def main():
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--bits", type=int, default=3)
     parser.add_argument("--steps", type=int, default=200)
+    parser.add_argument("--learning-rate", default="3e-4")
     parser.add_argument("--batch", type=int, default=2)
     parser.add_argument("--seq", type=int, default=128)
     parser.add_argument("--eval-tokens", type=int, default=8192)

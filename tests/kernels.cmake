@@ -4,6 +4,7 @@ stableqat_test(
           unit/kernels_cross_entropy_test.cc
           unit/kernels_gemm_test.cc
           unit/kernels_isa_test.cc
+          unit/kernels_packed_test.cc
           unit/kernels_rms_norm_test.cc
           unit/kernels_rope_test.cc
           unit/kernels_swiglu_test.cc

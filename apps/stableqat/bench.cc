@@ -185,6 +185,8 @@ void register_bench(CLI::App& app, Program& program) {
   kernels.add_option("--threads", kernel_flags->threads, "0 = all cores [0]")->check(CLI::NonNegativeNumber);
   add_bench_rounds_flags(kernels, *kernel_flags);
   add_bench_json_flag(kernels, *kernel_flags);
+
+  register_bench_decode(bench, program);
 }
 
 }  // namespace stableqat::app

@@ -23,6 +23,7 @@ struct Program {
 CLI::App& add_command(CLI::App& app, Program& program, const std::string& name, const std::string& description, const std::string& example);
 
 void register_bench(CLI::App& app, Program& program);
+void register_bench_decode(CLI::App& bench, Program& program);  // below `bench`
 void register_download(CLI::App& app, Program& program);
 void register_eval(CLI::App& app, Program& program);
 void register_generate(CLI::App& app, Program& program);

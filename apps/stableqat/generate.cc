@@ -22,7 +22,8 @@ struct Options {
 };
 
 ExitCode run(const Options& options, Console& console) {
-  const LoadedModel loaded = load_model(options.model);
+  LoadedModel loaded = load_model(options.model);
+  loaded.model.pack_for_decoding();
   const Tokenizer& tokenizer = loaded.tokenizer;
   GenerateOptions generate_options = options.generate;
   for (const auto id : {tokenizer.eos_id(), tokenizer.end_of_text_id()}) {

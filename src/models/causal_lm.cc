@@ -70,7 +70,10 @@ CausalLm::CausalLm(const ModelSource& source, at::ScalarType dtype)
   const std::int64_t kv = config_.num_key_value_heads * config_.head_dim;
   const auto load = [&source, dtype](const std::string& name, at::IntArrayRef shape) { return load_parameter(source, name, shape, dtype); };
   const auto linear_layer = [&load](const std::string& name, std::int64_t out, std::int64_t in, bool bias) {
-    return Linear{load(name + ".weight", {out, in}), bias ? load(name + ".bias", {out}) : at::Tensor(), {}, {}, {}};
+    Linear layer;
+    layer.weight = load(name + ".weight", {out, in});
+    if (bias) layer.bias = load(name + ".bias", {out});
+    return layer;
   };
   embedding_ = load("model.embed_tokens.weight", {config_.vocab_size, c});
   for (std::size_t i = 0; i < layers_.size(); ++i) {

@@ -14,7 +14,9 @@
 #include <optional>
 
 #include "models/matmul.h"
+#include "stableqat/kernels/gemm.h"
 #include "stableqat/models/logit_loss.h"
+#include "stableqat/models/packed_matrix.h"
 
 namespace stableqat {
 
@@ -122,6 +124,9 @@ at::Tensor with_last_tokens(const at::Tensor& row_gradient, const at::Tensor& hi
 
 at::Tensor logits(const CausalLm& model, const at::Tensor& hidden) {
   const at::NoGradGuard no_grad;
+  if (model.packed_head() && hidden.size(0) < kernels::kFewRows) {
+    return model.packed_head()->product(DigitActivations(hidden.contiguous()));
+  }
   return in_float_at_least(matmul::forward(hidden, model.head_compute()));
 }
 

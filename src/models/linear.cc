@@ -1,11 +1,13 @@
 #include "stableqat/models/linear.h"
 
 #include <ATen/TensorOperators.h>
+#include <ATen/core/grad_mode.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/mm.h>
 #include <ATen/record_function.h>
 #include <torch/csrc/autograd/custom_function.h>
 
+#include <algorithm>
 #include <cstddef>
 #include <span>
 #include <utility>
@@ -13,6 +15,7 @@
 #include "models/matmul.h"
 #include "models/tensor_views.h"
 #include "stableqat/kernels/gemm.h"
+#include "stableqat/models/packed_matrix.h"
 
 namespace stableqat {
 
@@ -149,13 +152,35 @@ class LinearFunction : public Function<LinearFunction> {
   static constexpr std::size_t kPerLayer = 4;
 };
 
+using Layers = std::span<const Linear* const>;
+
+bool can_use_packed(const at::Tensor& x, Layers layers) {
+  if (at::GradMode::is_enabled() || x.numel() >= kernels::kFewRows * x.size(-1)) return false;
+  return std::all_of(layers.begin(), layers.end(), [](const Linear* layer) { return layer->packed != nullptr; });
+}
+
+std::vector<at::Tensor> packed_products(const at::Tensor& x, Layers layers) {
+  const DigitActivations digits(rows_of(x).contiguous());
+  std::vector<at::Tensor> outputs;
+  for (const Linear* layer : layers) {
+    std::vector<std::int64_t> shape = x.sizes().vec();
+    shape.back() = layer->packed->rows();
+    outputs.push_back(layer->packed->product(digits).view(shape));
+  }
+  return outputs;
+}
+
+std::vector<at::Tensor> products(const at::Tensor& x, Layers layers) {
+  if (can_use_packed(x, layers)) return packed_products(x, layers);
+  std::vector<at::Tensor> weights;
+  for (const Linear* layer : layers) weights.push_back(layer->weight);
+  return LinearFunction::apply(x, at::TensorList(weights), layers);
+}
+
 }  // namespace
 
 std::vector<at::Tensor> linear(const at::Tensor& x, std::initializer_list<const Linear*> layers) {
-  std::vector<at::Tensor> weights;
-  for (const Linear* layer : layers) weights.push_back(layer->weight);
-  std::vector<at::Tensor> outputs =
-      LinearFunction::apply(x, at::TensorList(weights), std::span<const Linear* const>(layers.begin(), layers.size()));
+  std::vector<at::Tensor> outputs = products(x, Layers(layers.begin(), layers.size()));
   std::size_t i = 0;
   for (const Linear* layer : layers) {
     at::Tensor& y = outputs[i++];

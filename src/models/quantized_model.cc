@@ -1,5 +1,6 @@
 #include "stableqat/models/quantized_model.h"
 
+#include <ATen/core/grad_mode.h>
 #include <ATen/ops/empty.h>
 
 #include <array>
@@ -8,6 +9,7 @@
 #include <utility>
 
 #include "stableqat/base/error.h"
+#include "stableqat/models/packed_matrix.h"
 
 namespace stableqat {
 
@@ -146,6 +148,16 @@ void QuantizedModel::set_code_products(CodeProducts products) {
   products_ = products;
   model_.set_bf16_head_gradient(products == CodeProducts::kInteger);
   refresh_codes();
+}
+
+void QuantizedModel::pack_for_decoding() {
+  const at::NoGradGuard no_grad;
+  model_.visit_linears([](const std::string&, Linear& layer) {
+    if (layer.codes.defined()) layer.packed = std::make_shared<PackedMatrix>(PackedMatrix::from_codes(layer.codes, layer.step));
+  });
+  if (products_ == CodeProducts::kOff) return;
+  if (auto head = PackedMatrix::from_values(model_.head().detach()))
+    model_.set_packed_head(std::make_shared<PackedMatrix>(*std::move(head)));
 }
 
 void QuantizedModel::refresh_codes() {

@@ -177,6 +177,19 @@ TEST_F(TrainTest, ATrainedCheckpointIsEvaluatedContinuedAndGeneratedFrom) {
   EXPECT_EQ(text.code, 0) << text.err;
   EXPECT_EQ(text.out.rfind("the river", 0), 0U);
   EXPECT_EQ(text.out, run("generate --model out/last_checkpoint --prompt 'the river' --max-tokens 12").out);
+
+  const Result decode = run("bench decode --model out/last_checkpoint --prompt-tokens 4 --tokens 4 --repeats 2 --json decode.json");
+  ASSERT_EQ(decode.code, 0) << decode.err;
+  const nlohmann::json rows = value("decode.json");
+  ASSERT_EQ(rows.size(), 3U);
+  for (const nlohmann::json& row : rows) {
+    EXPECT_NEAR(row.at("bytes_per_second").get<double>(),
+                row.at("bytes_per_token").get<double>() * row.at("tokens_per_second").get<double>(), 1);
+  }
+  EXPECT_EQ(rows[0].at("weights"), "float32");
+  EXPECT_EQ(rows[1].at("logit_difference").get<double>() < 1e-5, true);
+  EXPECT_GT(rows[2].at("logit_difference").get<double>(), 0) << "activations were not rounded: not the packed weights";
+  EXPECT_LT(rows[2].at("bytes_per_token"), rows[1].at("bytes_per_token"));
 }
 
 TEST_F(TrainTest, BadSettingsAreUsageErrors) {

@@ -1,5 +1,6 @@
 // Linear layers against ATen's products in float64. Bounds are those of the roundings that each kind of product makes.
 #include <ATen/TensorOperators.h>
+#include <ATen/core/grad_mode.h>
 #include <ATen/ops/full_like.h>
 #include <ATen/ops/mm.h>
 #include <ATen/ops/randint.h>
@@ -8,9 +9,12 @@
 #include <gtest/gtest.h>
 
 #include <limits>
+#include <memory>
 
+#include "stableqat/base/error.h"
 #include "stableqat/kernels/gemm.h"
 #include "stableqat/models/linear.h"
+#include "stableqat/models/packed_matrix.h"
 
 namespace stableqat {
 namespace {
@@ -114,6 +118,56 @@ TEST(Linear, CodesEqualTheDequantizedWeight) {
   EXPECT_TRUE(results[0][0].equal(results[1][0]));
   EXPECT_TRUE(results[0][1].equal(results[1][1]));
   EXPECT_TRUE(from_codes.weight.grad().equal(dequantized.weight.grad()));
+}
+
+// A packed weight: exact but for the rounding of x to 15 bits.
+void expect_packed_product(const PackedMatrix& packed, const at::Tensor& w) {
+  const at::Tensor x = at::randn({5, w.size(1)});
+  const at::Tensor bound = std::get<0>(wide(x).abs().max(1, true)) * (0.5 / 16256) + wide(x).abs() * (w.size(1) * kEps);
+  expect_within(packed.product(DigitActivations(x)), at::mm(wide(x), wide(w).t()), at::mm(bound, wide(w).abs().t()));
+}
+
+TEST(PackedMatrix, HoldsCodesInAsFewBitsAsTheyNeed) {
+  struct Codes {
+    int first, count, step, bits;
+  };
+  for (const Codes c :
+       {Codes{-1, 2, 2, 2}, Codes{-1, 3, 1, 2}, Codes{-3, 4, 2, 2}, Codes{-4, 8, 1, 3}, Codes{-8, 16, 1, 4}, Codes{-128, 256, 1, 8}}) {
+    const at::Tensor codes = (at::randint(c.count, {kOut, 96}) * c.step + c.first).to(at::kChar);
+    for (const std::int64_t groups : {1, 3}) {
+      const at::Tensor step = at::randn({kOut, groups});
+      const PackedMatrix packed = PackedMatrix::from_codes(codes, step);
+      EXPECT_EQ(packed.bits(), c.bits);
+      expect_packed_product(packed, (codes.view({kOut, groups, -1}) * step.unsqueeze(2)).view({kOut, 96}));
+    }
+  }
+  EXPECT_THROW(PackedMatrix::from_codes(at::randint(2, {3, 96}, at::kChar), at::randn({3, 2})), ConfigError);
+}
+
+TEST(PackedMatrix, FindsAnEightBitGrid) {
+  at::Tensor codes = at::randint(-127, 128, {kOut, 3, 32}, at::kFloat);
+  codes.select(2, 5).fill_(127);  // as in a file: the largest value of 32 sets the step
+  codes[1][1].zero_();
+  const at::Tensor values = (codes * at::randn({kOut, 3, 1}).abs().to(at::kHalf).to(at::kFloat)).view({kOut, 96});
+  const auto packed = PackedMatrix::from_values(values);
+  ASSERT_TRUE(packed);
+  expect_packed_product(*packed, values);
+  EXPECT_FALSE(PackedMatrix::from_values(at::randn({kOut, 96})));
+  EXPECT_FALSE(PackedMatrix::from_values(values.narrow(1, 0, 90)));
+}
+
+TEST(Linear, PackedWeightsServeAFewRowsWithoutGradient) {
+  const Case c;
+  Linear layer = Case::quantized(kOut, false);
+  layer.packed = std::make_shared<PackedMatrix>(PackedMatrix::from_codes(layer.codes, layer.step));
+  const at::Tensor x = at::randn({1, 2, kIn});
+  const at::Tensor exact = linear(x, layer).detach();
+  const at::NoGradGuard no_grad;
+  const at::Tensor rounded = linear(x, layer);
+  EXPECT_EQ(rounded.sizes(), exact.sizes());
+  EXPECT_FALSE(rounded.equal(exact));
+  const at::Tensor bound = at::mm(std::get<0>(wide(x).abs().max(1, true)).expand({2, kIn}) / 16256, wide(layer.weight).abs().t());
+  expect_within(rounded, wide(exact), bound);
 }
 
 TEST(Linear, BiasAndNoGradient) {

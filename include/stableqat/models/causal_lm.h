@@ -6,7 +6,9 @@
 
 #include <cstdint>
 #include <functional>
+#include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "stableqat/models/functional.h"
@@ -84,6 +86,10 @@ class CausalLm {
   // The head in the compute type.
   const at::Tensor& head_compute() const noexcept;
 
+  // What logits of a few rows are taken from instead, or null.
+  const std::shared_ptr<const PackedMatrix>& packed_head() const noexcept { return head_.packed; }
+  void set_packed_head(std::shared_ptr<const PackedMatrix> packed) { head_.packed = std::move(packed); }
+
   // Whether the gradient of a float32 head is taken in bf16 where that is an instruction. Off at first.
   void set_bf16_head_gradient(bool on) noexcept { bf16_head_gradient_ = on; }
   bool bf16_head_gradient() const noexcept { return bf16_head_gradient_; }
@@ -114,7 +120,7 @@ class CausalLm {
   at::Tensor head_compute_;  // compute copy of a tied head
   std::vector<DecoderLayer> layers_;
   at::Tensor norm_;
-  Linear head_;  // undefined weight when tied
+  Linear head_;  // undefined weight when tied; packed may be there
   bool bf16_head_gradient_ = false;
 };
 

@@ -5,9 +5,12 @@
 #include <ATen/core/Tensor.h>
 
 #include <initializer_list>
+#include <memory>
 #include <vector>
 
 namespace stableqat {
+
+class PackedMatrix;
 
 // How products take quantized weights.
 enum class CodeProducts {
@@ -18,12 +21,13 @@ enum class CodeProducts {
 
 // One matrix product. `weight` is the leaf whose .grad accumulates; a quantized layer puts w_q here.
 struct Linear {
-  at::Tensor weight;     // [N, M]; its values are not read when codes are there
-  at::Tensor bias;       // [N] or undefined
-  at::Tensor compute;    // copy of weight in the compute type, or undefined when that is the weight's own type
-  at::Tensor codes;      // [N, M] int8: w_q = codes * step; undefined unless products are taken from them
-  at::Tensor step;       // [N, G] float32
-  bool integer = false;  // CodeProducts::kInteger; takes G = 1
+  at::Tensor weight;                           // [N, M]; its values are not read when codes are there
+  at::Tensor bias;                             // [N] or undefined
+  at::Tensor compute;                          // copy of weight in the compute type, or undefined when that is the weight's own type
+  at::Tensor codes;                            // [N, M] int8: w_q = codes * step; undefined unless products are taken from them
+  at::Tensor step;                             // [N, G] float32
+  std::shared_ptr<const PackedMatrix> packed;  // w_q, if products of a few rows without gradient shall be taken from it
+  bool integer = false;                        // CodeProducts::kInteger; takes G = 1
 };
 
 // y_i = x w_i^T + b_i for layers with the same input. x [..., M] -> one [..., N_i] per layer.

@@ -50,6 +50,11 @@ class QuantizedModel {
   // weight gradient in bf16, as it does those of quantized weights.
   void set_code_products(CodeProducts products);
 
+  // Packs the quantized weights of the blocks, and a head that lies on an 8-bit grid, so that decoding reads 2, 3, 4 or 8 bits a weight
+  // (packed_matrix.h). Activations of products of a few rows are rounded to 15 bits then. Weights must not change afterwards. Needs
+  // set_code_products() other than kOff; does nothing without quantized weights.
+  void pack_for_decoding();
+
   // Quantizes all weights anew and refreshes the model's compute copies. Call after masters or scales changed.
   kernels::QuantizeCounts quantize();
   // The second half alone: what products read besides the weights themselves. Call after weights were quantized one by one.
