@@ -11,6 +11,7 @@
 
 #include "stableqat/base/error.h"
 #include "stableqat/base/file.h"
+#include "stableqat/base/memory.h"
 #include "support/hub_server.h"
 
 namespace stableqat::hub {
@@ -309,6 +310,15 @@ TEST_F(HubDownloadTest, ProgressCountsBytesUpToAll) {
   ASSERT_TRUE(download_files(repository(), files.commit, files.files, options(), counting));
   EXPECT_EQ(last, all);
   EXPECT_EQ(detail, "4 of 4 files");
+}
+
+TEST_F(HubDownloadTest, MemoryDoesNotGrowWithTheFile) {
+  put("models/org/model/model.safetensors", std::string(std::size_t{64} << 20, 'x'));
+  serve();
+  if (!reset_peak_memory()) GTEST_SKIP() << "no peak of memory here";
+  const std::uint64_t before = peak_memory();
+  ASSERT_TRUE(download(options()));
+  EXPECT_LT(peak_memory() - before, std::uint64_t{16} << 20);
 }
 
 TEST_F(HubDownloadTest, RefusalsSayWhatToDo) {
