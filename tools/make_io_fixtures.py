@@ -181,6 +181,17 @@ def block_tq1_0(q):
     return region(q[:160], 32, 5) + region(q[160:240], 16, 5) + region(q[240:], 4, 4) + HALF.tobytes()
 
 
+def make_encoded(folder):
+    """Floats as gguf-py rounds them. Values near a rounding boundary are none of the fixture's business: ggml's own depend on contraction."""
+    values = np.random.default_rng(9).normal(0, 0.1, (4, 256)).astype(np.float32)
+    values[1] = 0
+    tensors = {"values": ("float32", values.shape, values.tobytes())}
+    for kind in (Type.Q8_0, Type.Q4_0, Type.F16, Type.BF16):
+        data = gguf.quants.quantize(values, kind).tobytes()
+        tensors[kind.name] = ("uint8", (len(data),), data)
+    save_safetensors(os.path.join(folder, "io_encoded.safetensors"), tensors)
+
+
 HALF = np.float16(0.5)
 BLOCKS = [
     (block_q4_0, -8, 16, 32, 0xBB842384),
@@ -208,6 +219,7 @@ def main():
     make_tiny_gguf(folder)
     make_safetensors(folder)
     make_blocks(folder)
+    make_encoded(folder)
 
 
 if __name__ == "__main__":
