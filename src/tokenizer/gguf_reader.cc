@@ -1,4 +1,4 @@
-// Keys: ggml's docs/gguf.md, "Tokenizer"; the rules behind each value of tokenizer.ggml.pre: llama.cpp, llama_vocab::impl::load.
+// Keys: ggml's docs/gguf.md, "Tokenizer".
 #include <algorithm>
 #include <string_view>
 #include <tuple>
@@ -7,6 +7,7 @@
 
 #include "stableqat/base/error.h"
 #include "tokenizer/byte_alphabet.h"
+#include "tokenizer/gguf_rules.h"
 #include "tokenizer/readers.h"
 #include "tokenizer/utf8.h"
 
@@ -14,28 +15,7 @@ namespace stableqat {
 
 namespace {
 
-constexpr std::string_view kPrefix = "tokenizer.ggml.";
-// Values of tokenizer.ggml.token_type that are not plain vocabulary.
-constexpr std::int64_t kUnknown = 2;
-constexpr std::int64_t kControl = 3;
-constexpr std::int64_t kUserDefined = 4;
-
-struct KnownRules {
-  std::string_view name;
-  PreTokenizer pre_tokenizer;
-  bool ignore_merges;
-  bool adds_bos;  // where the file does not say
-  bool normal_form_c;
-};
-
-constexpr KnownRules kKnownRules[] = {
-    {"smollm", {true, WordPattern::kGpt2}, false, false, false},
-    {"gpt-2", {false, WordPattern::kGpt2}, false, false, false},
-    {"llama-bpe", {false, WordPattern::kLlama3}, true, true, false},
-    {"qwen2", {false, WordPattern::kQwen2}, false, false, true},
-};
-
-std::string key_of(std::string_view name) { return std::string(kPrefix) + std::string(name); }
+std::string key_of(std::string_view name) { return std::string(kGgufTokenizerPrefix) + std::string(name); }
 
 Spelling spelling_of(const GgufFile& file) {
   const std::string where = file.path().string();
@@ -50,14 +30,14 @@ Spelling spelling_of(const GgufFile& file) {
                      "use a model with such a tokenizer"});
 }
 
-const KnownRules& rules_of(const GgufFile& file) {
+const GgufPreTokenizer& rules_of(const GgufFile& file) {
   const std::string where = file.path().string();
   const auto pre = file.get_string(key_of("pre"));
-  for (const KnownRules& rules : kKnownRules) {
+  for (const GgufPreTokenizer& rules : kGgufPreTokenizers) {
     if (pre == rules.name) return rules;
   }
   std::string names;
-  for (const KnownRules& rules : kKnownRules) names += (names.empty() ? "" : ", ") + std::string(rules.name);
+  for (const GgufPreTokenizer& rules : kGgufPreTokenizers) names += (names.empty() ? "" : ", ") + std::string(rules.name);
   throw ConfigError({where + ", " + key_of("pre"), pre ? "\"" + *pre + "\"" : "nothing", "one of " + names,
                      "start from the model's Hugging Face folder instead"});
 }
@@ -74,6 +54,7 @@ void read_vocabulary(const GgufFile& file, TokenizerSpec& spec) {
   }
   spec.spelled = *tokens;
   std::unordered_set<std::string_view> seen;
+  std::vector<std::size_t> unused;
   for (std::size_t id = 0; id < spec.spelled.size(); ++id) {
     const std::string& token = spec.spelled[id];
     if (!is_utf8(token)) {
@@ -85,15 +66,21 @@ void read_vocabulary(const GgufFile& file, TokenizerSpec& spec) {
                        token.empty() ? "an empty token" : "token \"" + token + "\" for the second time", "unique tokens",
                        "convert the model again"});
     }
-    const std::int64_t type = types == nullptr ? 1 : (*types)[id];
-    const bool is_special = type == kControl || (type == kUnknown && spec.spelling == Spelling::kSentencePiece);
-    if (!is_special && type != kUserDefined) continue;
+    const auto type = static_cast<GgufTokenType>(types == nullptr ? 1 : (*types)[id]);
+    if (type == GgufTokenType::kUnused && spec.spelling == Spelling::kByteLevel) unused.push_back(id);
+    const bool is_special =
+        type == GgufTokenType::kControl || (type == GgufTokenType::kUnknown && spec.spelling == Spelling::kSentencePiece);
+    if (!is_special && type != GgufTokenType::kUserDefined) continue;
     AddedToken added;
     added.id = static_cast<std::int32_t>(id);
     added.text = token;
     added.special = is_special;
     spec.added.push_back(std::move(added));
   }
+  // Converters fill ids that no token has, up to the rows of the embedding.
+  for (const std::size_t id : unused) spec.spelled[id].clear();
+  while (!spec.spelled.empty() && spec.spelled.back().empty()) spec.spelled.pop_back();
+  if (spec.spelled.empty()) throw DataError({spec.source, "unused tokens only", "a vocabulary", "convert the model again"});
 }
 
 void read_merges(const GgufFile& file, TokenizerSpec& spec) {
@@ -172,7 +159,7 @@ TokenizerSpec read_gguf_tokenizer(const GgufFile& file) {
     if (!file.get_bool(key_of("add_space_prefix")).value_or(true)) spec.leading_blank = LeadingBlank::kNever;
     spec.doubles_leading_blank = spec.drops_leading_blank = spec.leading_blank == LeadingBlank::kAlways;
   } else {
-    const KnownRules& rules = rules_of(file);
+    const GgufPreTokenizer& rules = rules_of(file);
     spec.pre_tokenizer = rules.pre_tokenizer;
     spec.ignore_merges = rules.ignore_merges;
     spec.normal_form_c = rules.normal_form_c;

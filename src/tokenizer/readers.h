@@ -1,4 +1,4 @@
-// Readers and writer of tokenizer files.
+// Readers and writers of tokenizer files.
 #pragma once
 
 #include <filesystem>
@@ -11,6 +11,8 @@
 
 namespace stableqat {
 
+class GgufWriter;
+
 TokenizerSpec read_gguf_tokenizer(const GgufFile& file);
 
 TokenizerSpec read_huggingface_tokenizer(const std::filesystem::path& path);
@@ -20,5 +22,8 @@ TokenizerSpec read_tokenizer_json(std::string_view json, const std::string& name
 
 // tokenizer.json and tokenizer_config.json that say what the spec says.
 std::vector<OriginalFile> huggingface_files(const TokenizerSpec& spec);
+
+// The keys tokenizer.* for an embedding of `rows` rows. Errors: Tokenizer::write_gguf().
+void write_gguf_tokenizer(const TokenizerSpec& spec, std::int64_t rows, GgufWriter& writer);
 
 }  // namespace stableqat

@@ -272,4 +272,6 @@ void Tokenizer::save_huggingface(const std::filesystem::path& folder) const {
   for (const OriginalFile& file : files) write_text_file(folder / file.name, file.content);
 }
 
+void Tokenizer::write_gguf(GgufWriter& writer, std::int64_t rows) const { write_gguf_tokenizer(data_->spec, rows, writer); }
+
 }  // namespace stableqat

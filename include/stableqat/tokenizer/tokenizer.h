@@ -15,6 +15,8 @@
 
 namespace stableqat {
 
+class GgufWriter;
+
 struct EncodeOptions {
   // Put what the model's template asks for (a begin-of-text id, say) around the text.
   bool add_special_tokens = true;
@@ -83,6 +85,10 @@ class Tokenizer {
   // folder, else tokenizer.json and tokenizer_config.json, which `tokenizers` and `transformers` load and which give the same ids. Each
   // file appears whole or not at all. Throws EnvironmentError.
   void save_huggingface(const std::filesystem::path& folder) const;
+
+  // Sets the keys tokenizer.* of a GGUF whose embedding has `rows` rows; ids without a token become unused ones. from_gguf() and llama.cpp
+  // then give the same ids. Throws ConfigError for rules that GGUF has no name for, DataError for more ids than rows.
+  void write_gguf(GgufWriter& writer, std::int64_t rows) const;
 
  private:
   struct Data;
