@@ -1,5 +1,6 @@
 #include <algorithm>
 #include <nlohmann/json.hpp>
+#include <utility>
 
 #include "model_source_forms.h"
 #include "stableqat/base/error.h"
@@ -21,9 +22,9 @@ nlohmann::json read_config(const std::filesystem::path& directory) {
 
 class HuggingFaceSource final : public ModelSource {
  public:
-  explicit HuggingFaceSource(const std::filesystem::path& directory)
+  HuggingFaceSource(const std::filesystem::path& directory, nlohmann::json config)
       : path_(directory),
-        json_(read_config(directory)),
+        json_(std::move(config)),
         config_(model_config_from_json(json_, (directory / "config.json").string())),
         tensors_(directory),
         quantization_(stored_settings()) {}
@@ -59,7 +60,9 @@ class HuggingFaceSource final : public ModelSource {
 }  // namespace
 
 std::unique_ptr<ModelSource> open_huggingface_source(const std::filesystem::path& directory) {
-  return std::make_unique<HuggingFaceSource>(directory);
+  nlohmann::json config = read_config(directory);
+  if (is_packed_config(config)) return open_packed_source(directory, std::move(config));
+  return std::make_unique<HuggingFaceSource>(directory, std::move(config));
 }
 
 }  // namespace stableqat
