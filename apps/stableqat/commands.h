@@ -26,6 +26,7 @@ void register_bench(CLI::App& app, Program& program);
 void register_bench_decode(CLI::App& bench, Program& program);  // below `bench`
 void register_download(CLI::App& app, Program& program);
 void register_eval(CLI::App& app, Program& program);
+void register_export(CLI::App& app, Program& program);
 void register_generate(CLI::App& app, Program& program);
 void register_info(CLI::App& app, Program& program);
 void register_sample(CLI::App& app, Program& program);

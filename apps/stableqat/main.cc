@@ -50,6 +50,7 @@ int run(int argc, char** argv) {
   register_tokenize(app, program);
   register_train(app, program);
   register_eval(app, program);
+  register_export(app, program);
   register_generate(app, program);
   register_bench(app, program);
   app.footer("`stableqat COMMAND --help` shows the flags of a command and an example.");
