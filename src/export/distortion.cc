@@ -22,12 +22,14 @@ std::span<const T> values_of(const at::Tensor& tensor) {
   return {tensor.const_data_ptr<T>(), static_cast<std::size_t>(tensor.numel())};
 }
 
-double signal_to_noise_db(std::span<const float> exact, std::span<const float> quantized) {
+// Of the master and code * step; a step holds for codes.size() / steps.size() codes.
+double signal_to_noise_db(std::span<const float> master, std::span<const std::int8_t> codes, std::span<const float> steps) {
+  const std::size_t group = codes.size() / steps.size();
   double signal = 0;
   double noise = 0;
-  for (std::size_t i = 0; i < exact.size(); ++i) {
-    const double value = static_cast<double>(exact[i]);
-    const double error = value - static_cast<double>(quantized[i]);
+  for (std::size_t i = 0; i < codes.size(); ++i) {
+    const double value = static_cast<double>(master[i]);
+    const double error = value - static_cast<double>(static_cast<float>(codes[i]) * steps[i / group]);
     signal += value * value;
     noise += error * error;
   }
@@ -40,8 +42,10 @@ LayerDistortion measure(const QuantizedWeight& weight) {
   layer.name = weight.name();
   layer.rows = weight.rows();
   layer.columns = weight.columns();
-  layer.signal_to_noise_db = signal_to_noise_db(values_of<float>(weight.master()), values_of<float>(weight.dequantized()));
   const auto codes = values_of<std::int8_t>(weight.codes());
+  const at::Tensor step = weight.step().contiguous();
+  const auto steps = values_of<float>(step);
+  layer.signal_to_noise_db = signal_to_noise_db(values_of<float>(weight.master()), codes, steps);
   const double count = static_cast<double>(codes.size());
   layer.clipped_share = static_cast<double>(weight.last_counts().clipped) / count;
   layer.lowest_code = grid.low;
@@ -49,8 +53,6 @@ LayerDistortion measure(const QuantizedWeight& weight) {
   std::vector<std::int64_t> counts(static_cast<std::size_t>(grid.levels));
   for (const std::int8_t code : codes) ++counts[static_cast<std::size_t>((code - grid.low) / grid.stride)];
   for (const std::int64_t number : counts) layer.code_shares.push_back(static_cast<double>(number) / count);
-  const at::Tensor step = weight.step().contiguous();
-  const auto steps = values_of<float>(step);
   std::vector<float> sorted(steps.begin(), steps.end());
   std::ranges::sort(sorted);
   layer.scale_min = static_cast<double>(sorted.front());

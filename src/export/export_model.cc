@@ -28,6 +28,7 @@ ExportCodes codes_of(const QuantizedWeight& weight) {
 
 ExportModel model_for_export(QuantizedModel& model, const Tokenizer& tokenizer) {
   if (model.model().dtype() != at::kFloat) throw ConfigError({"precision", "a model that is not float32", "float32", ""});
+  model.set_code_products(CodeProducts::kOff);
   ExportModel result{model.model().config(), model.settings() ? to_json(*model.settings()).dump() : "", tokenizer, {}};
   std::map<std::string, const QuantizedWeight*> quantized;
   for (const QuantizedWeight& weight : model.weights()) quantized.emplace(weight.name(), &weight);

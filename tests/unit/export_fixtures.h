@@ -48,7 +48,9 @@ class ExportTest : public ::testing::Test {
   // A model of random weights, quantized by `settings`.
   std::unique_ptr<QuantizedModel> model(const ModelConfig& config, std::optional<QuantizationSettings> settings) {
     testing::write_tiny_model(folder_ / "model", config);
-    return std::make_unique<QuantizedModel>(*ModelSource::open(folder_ / "model"), at::kFloat, std::move(settings));
+    auto quantized = std::make_unique<QuantizedModel>(*ModelSource::open(folder_ / "model"), at::kFloat, std::move(settings));
+    quantized->set_code_products(CodeProducts::kFloat);  // as the commands have it
+    return quantized;
   }
 
   ExportModel exportable(QuantizedModel& quantized) const { return model_for_export(quantized, Tokenizer::open(folder_ / "model")); }

@@ -45,7 +45,8 @@ struct ExportModel {
   std::vector<ExportTensor> tensors;  // a tied head is not among them
 };
 
-// The model in its present state. Throws ConfigError unless it is in float32.
+// The model in its present state. Turns products from codes off, so that the dequantized weights have values. Throws ConfigError unless the
+// model is in float32.
 ExportModel model_for_export(QuantizedModel& model, const Tokenizer& tokenizer);
 
 }  // namespace stableqat
