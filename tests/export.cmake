@@ -4,3 +4,11 @@ target_include_directories(export_test PRIVATE "${PROJECT_SOURCE_DIR}/src")
 include("${CMAKE_CURRENT_SOURCE_DIR}/fuzz/replay.cmake")
 stableqat_fuzz_replay(packed_layers LINK stableqat::models)
 target_include_directories(packed_layers_replay PRIVATE "${PROJECT_SOURCE_DIR}/src")
+
+# Programs that are not ours; skipped where they are not installed (tools/requirements.txt).
+if(STABLEQAT_BUILD_APPS)
+  foreach(what formats llama)
+    add_test(NAME export_peers.${what} COMMAND "${CMAKE_CURRENT_SOURCE_DIR}/integration/export_peers.sh" "$<TARGET_FILE:stableqat>" ${what})
+  endforeach()
+  set_tests_properties(export_peers.formats export_peers.llama PROPERTIES LABELS "long;torch" SKIP_RETURN_CODE 77 RUN_SERIAL TRUE)
+endif()

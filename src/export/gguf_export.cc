@@ -3,7 +3,6 @@
 #include <array>
 #include <cmath>
 #include <map>
-#include <numbers>
 
 #include "export/formats.h"
 #include "export/gguf_types.h"
@@ -110,13 +109,6 @@ void set_architecture(GgufWriter& writer, const ModelConfig& config) {
   writer.set(prefix + "rope.freq_base", static_cast<float>(config.rope_theta));
 }
 
-// What Llama 3's scaling makes of an inverse frequency.
-double scaled_frequency(const RopeScaling& scaling, double frequency) {
-  const double turns = static_cast<double>(scaling.original_max_position_embeddings) * frequency / (2 * std::numbers::pi);
-  const double blend = std::clamp((turns - scaling.low_freq_factor) / (scaling.high_freq_factor - scaling.low_freq_factor), 0.0, 1.0);
-  return frequency * ((1 - blend) / scaling.factor + blend);
-}
-
 // Llama 3's scaling has no keys: the file holds what each frequency is divided by.
 void add_rope_divisors(GgufWriter& writer, const ModelConfig& config) {
   if (!config.rope_scaling) return;
@@ -124,7 +116,7 @@ void add_rope_divisors(GgufWriter& writer, const ModelConfig& config) {
   std::vector<float> divisors;
   for (std::int64_t i = 0; i < half; ++i) {
     const double plain = std::pow(config.rope_theta, -static_cast<double>(i) / static_cast<double>(half));
-    divisors.push_back(static_cast<float>(plain / scaled_frequency(*config.rope_scaling, plain)));
+    divisors.push_back(static_cast<float>(plain / config.rope_scaling->scaled(plain)));
   }
   writer.add("rope_freqs.weight", GgmlType::kF32, {half},
              [divisors](std::span<std::byte> out) { std::ranges::copy(std::as_bytes(std::span<const float>(divisors)), out.begin()); });

@@ -49,7 +49,7 @@ class ExportTest : public ::testing::Test {
   std::unique_ptr<QuantizedModel> model(const ModelConfig& config, std::optional<QuantizationSettings> settings) {
     testing::write_tiny_model(folder_ / "model", config);
     auto quantized = std::make_unique<QuantizedModel>(*ModelSource::open(folder_ / "model"), at::kFloat, std::move(settings));
-    quantized->set_code_products(CodeProducts::kFloat);  // as the commands have it
+    if (quantized->settings()) quantized->set_code_products(CodeProducts::kFloat);  // as the commands have it
     return quantized;
   }
 

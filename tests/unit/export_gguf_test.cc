@@ -76,7 +76,13 @@ TEST_F(ExportTest, GgufOfOtherArchitectures) {
   mistral.model_type = "mistral";
   ModelConfig biased = testing::tiny_config();
   biased.attention_qkv_bias = biased.attention_output_bias = true;
-  for (const ModelConfig& config : {qwen2, qwen3, mistral, biased}) {
+  ModelConfig llama3 = testing::tiny_config();
+  llama3.rope_scaling = RopeScaling{.factor = 32};
+  ModelConfig smollm3 = testing::tiny_config();
+  smollm3.model_type = "smollm3";
+  smollm3.num_hidden_layers = 5;
+  smollm3.layers_without_rope = {3};
+  for (const ModelConfig& config : {qwen2, qwen3, mistral, biased, llama3, smollm3}) {
     SCOPED_TRACE(config.model_type);
     const auto quantized = model(config, settings_of(4));
     const ExportReport report = export_to_file(exportable(*quantized), options(ExportFormat::kGguf, "a.gguf"));
@@ -86,6 +92,7 @@ TEST_F(ExportTest, GgufOfOtherArchitectures) {
     EXPECT_EQ(file.find_tensor("output.weight") == nullptr, config.tie_word_embeddings);
     EXPECT_EQ(file.find_tensor("blk.0.attn_q.bias") != nullptr, config.attention_qkv_bias);
     EXPECT_EQ(file.find_tensor("blk.0.attn_q_norm.weight") != nullptr, config.qk_norm);
+    EXPECT_EQ(file.find_tensor("rope_freqs.weight") != nullptr, config.rope_scaling.has_value());
   }
 }
 
