@@ -12,7 +12,7 @@ stableqat_warnings(compare_tokens)
 
 stableqat_test(
   tokenizer_test
-  SOURCES unit/tokenizer_golden_test.cc unit/tokenizer_fixtures_test.cc unit/tokenizer_files_test.cc
+  SOURCES unit/tokenizer_golden_test.cc unit/tokenizer_fixtures_test.cc unit/tokenizer_files_test.cc unit/tokenizer_text_stream_test.cc
   LINK token_golden nlohmann_json::nlohmann_json)
 target_include_directories(tokenizer_test PRIVATE "${PROJECT_SOURCE_DIR}/src")
 

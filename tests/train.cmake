@@ -25,6 +25,7 @@ stableqat_test(
           unit/logit_loss_test.cc
           unit/models_linear_test.cc
           unit/models_test.cc
+          unit/sampler_test.cc
   LINK test_support stableqat::eval)
 stableqat_test(model_families_test SOURCES unit/model_families_test.cc LINK stableqat::train)
 stableqat_test(train_step_test SOURCES unit/train_step_test.cc LINK test_support stableqat::train)

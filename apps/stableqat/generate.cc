@@ -9,6 +9,7 @@
 
 #include "commands.h"
 #include "model_flags.h"
+#include "stableqat/tokenizer/text_stream.h"
 #include "stop_signal.h"
 
 namespace stableqat::app {
@@ -19,6 +20,7 @@ struct Options {
   ModelFlags model;
   std::string prompt;
   GenerateOptions generate;
+  std::vector<std::string> stop_strings;
 };
 
 ExitCode run(const Options& options, Console& console) {
@@ -36,11 +38,11 @@ ExitCode run(const Options& options, Console& console) {
     std::fflush(stdout);
   };
   print(options.prompt);
+  TextStream text(options.stop_strings, print);
   const auto start = std::chrono::steady_clock::now();
-  const std::int64_t count = generate(loaded.model.model(), prompt, generate_options, [&](std::int32_t id) {
-    print(tokenizer.token_bytes(id));
-    return !stop();
-  });
+  const std::int64_t count = generate(loaded.model.model(), prompt, generate_options,
+                                      [&](std::int32_t id) { return text.add(tokenizer.token_bytes(id)) && !stop(); });
+  text.finish();
   print("\n");
   const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   console.log(LogLevel::kInfo, fmt::format("{} tokens in {:.1f} s, {:.1f} tokens/s", count, seconds, static_cast<double>(count) / seconds));
@@ -56,8 +58,18 @@ void register_generate(CLI::App& app, Program& program) {
   add_model_flags(command, options->model);
   command.add_option("--prompt", options->prompt, "Text to continue")->required()->type_name("TEXT");
   command.add_option("--max-tokens", options->generate.max_tokens, "Longest answer")->capture_default_str();
-  command.add_option("--temperature", options->generate.temperature, "0 = the most likely token each time")->capture_default_str();
-  command.add_option("--seed", options->generate.seed, "Of the sampling at a temperature above 0")->capture_default_str();
+  SamplingOptions& sampling = options->generate.sampling;
+  command.add_option("--temperature", sampling.temperature, "0 = the most likely token each time; above 0 tokens are drawn")
+      ->capture_default_str();
+  command.add_option("--top-k", sampling.top_k, "Draw from the k most likely tokens only; 0 = all")->capture_default_str();
+  command.add_option("--top-p", sampling.top_p, "Draw from the most likely tokens that together have this probability")
+      ->capture_default_str();
+  command.add_option("--min-p", sampling.min_p, "Draw from tokens with this share of the most likely one's probability")
+      ->capture_default_str();
+  command.add_option("--repetition-penalty", sampling.repetition_penalty, "Above 1: tokens that were there become less likely")
+      ->capture_default_str();
+  command.add_option("--seed", sampling.seed, "Of the drawing")->capture_default_str();
+  command.add_option("--stop", options->stop_strings, "End before this text; may be given several times")->type_name("TEXT");
   command.callback([&program, options] { program.selected = [&program, options] { return run(*options, program.console); }; });
 }
 

@@ -172,13 +172,13 @@ TEST_F(ModelsTest, GenerationStopsAtStopIdsAndRepeatsBySeed) {
     EXPECT_EQ(count, static_cast<std::int64_t>(ids.size()));
     return ids;
   };
-  const auto greedy = text({.max_tokens = 8, .temperature = 0.0, .seed = 1, .stop_ids = {}});
+  const auto greedy = text({.max_tokens = 8, .sampling = {.seed = 1}, .stop_ids = {}});
   ASSERT_EQ(greedy.size(), 8U);
-  EXPECT_EQ(text({.max_tokens = 8, .temperature = 0.0, .seed = 1, .stop_ids = {greedy[3]}}).size(),
+  EXPECT_EQ(text({.max_tokens = 8, .sampling = {.seed = 1}, .stop_ids = {greedy[3]}}).size(),
             static_cast<std::size_t>(std::find(greedy.begin(), greedy.end(), greedy[3]) - greedy.begin()));
-  const auto sampled = text({.max_tokens = 8, .temperature = 1.0, .seed = 5, .stop_ids = {}});
-  EXPECT_EQ(sampled, text({.max_tokens = 8, .temperature = 1.0, .seed = 5, .stop_ids = {}}));
-  EXPECT_NE(sampled, text({.max_tokens = 8, .temperature = 1.0, .seed = 6, .stop_ids = {}}));
+  const auto sampled = text({.max_tokens = 8, .sampling = {.temperature = 1.0, .seed = 5}, .stop_ids = {}});
+  EXPECT_EQ(sampled, text({.max_tokens = 8, .sampling = {.temperature = 1.0, .seed = 5}, .stop_ids = {}}));
+  EXPECT_NE(sampled, text({.max_tokens = 8, .sampling = {.temperature = 1.0, .seed = 6}, .stop_ids = {}}));
 }
 
 TEST(RopeTest, LlamaThreeScalingFollowsItsDefinition) {

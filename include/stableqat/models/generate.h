@@ -7,13 +7,13 @@
 #include <vector>
 
 #include "stableqat/models/causal_lm.h"
+#include "stableqat/models/sampler.h"
 
 namespace stableqat {
 
 struct GenerateOptions {
   std::int64_t max_tokens = 128;
-  double temperature = 0.0;  // 0 = the most likely token each time
-  std::uint64_t seed = 42;   // same seed, same text (same machine and threads)
+  SamplingOptions sampling;  // same seed, same text (same machine and threads)
   std::vector<std::int32_t> stop_ids;
 };
 
