@@ -8,6 +8,7 @@
 #include "eval_tasks.h"
 #include "model_flags.h"
 #include "stableqat/base/file.h"
+#include "stableqat/eval/agreement.h"
 #include "stableqat/eval/perplexity.h"
 #include "stableqat/tasks/comparison.h"
 #include "stableqat/train/training_data.h"
@@ -21,6 +22,7 @@ struct Options {
   ModelFlags model;
   TaskFlags tasks;
   std::string text;
+  std::string reference;
   std::string json_key = "text";
   PerplexityOptions perplexity;
   std::uint64_t max_tokens = 0;
@@ -43,6 +45,23 @@ ExitCode compare(const Options& options) {
   return ExitCode::kDone;
 }
 
+// How far the model is from the one named by --reference on the same tokens; adds to `json`.
+void report_agreement(const Options& options, const CausalLm& model, std::span<const std::int32_t> ids, Console& console,
+                      const StopRequested& stop, nlohmann::json& json) {
+  ModelFlags flags;
+  flags.path = options.reference;
+  flags.precision = options.model.precision;
+  const LoadedModel reference = load_model(flags);
+  const AgreementResult result = agreement(model, reference.model.model(), ids, options.perplexity, console.progress_callback(), stop);
+  if (stop()) return;
+  console.finish();
+  fmt::print("divergence from {}: mean {:.5f}, median {:.5f}, 99 % below {:.5f} nats; same most likely token {:.2f} % of {} positions\n",
+             options.reference, result.mean_divergence, result.median_divergence, result.divergence_99, 100.0 * result.same_top,
+             result.positions);
+  json["agreement"] = {{"reference", options.reference}, {"kl_mean", result.mean_divergence}, {"kl_median", result.median_divergence},
+                       {"kl_99", result.divergence_99},  {"same_top", result.same_top},       {"positions", result.positions}};
+}
+
 ExitCode run_perplexity(const Options& options, const LoadedModel& loaded, Console& console, const StopRequested& stop) {
   const CausalLm& model = loaded.model.model();
   TextOptions text;
@@ -51,14 +70,16 @@ ExitCode run_perplexity(const Options& options, const LoadedModel& loaded, Conso
   const PerplexityResult result = perplexity(model, ids, options.perplexity, console.progress_callback(), stop);
   if (stop()) return ExitCode::kInterrupted;
   console.finish();
-  fmt::print("perplexity {:.4f}  ({} tokens predicted in {} blocks of {}; nll {:.5f} +- {:.5f})\n", result.perplexity, result.tokens,
-             result.blocks, options.perplexity.context, result.nll, result.standard_error);
-  if (!options.json.empty()) {
-    const nlohmann::json json{{"model", options.model.path},     {"text", options.text},   {"context", options.perplexity.context},
-                              {"perplexity", result.perplexity}, {"nll", result.nll},      {"nll_standard_error", result.standard_error},
-                              {"tokens", result.tokens},         {"blocks", result.blocks}};
-    write_text_file(options.json, json.dump(2) + "\n");
-  }
+  fmt::print("perplexity {:.4f}  ({} tokens predicted in {} blocks of {}; nll {:.5f} +- {:.5f}; 95 % interval {:.4g} to {:.4g})\n",
+             result.perplexity, result.tokens, result.blocks, options.perplexity.context, result.nll, result.standard_error, result.low,
+             result.high);
+  nlohmann::json json{{"model", options.model.path},     {"text", options.text},    {"context", options.perplexity.context},
+                      {"perplexity", result.perplexity}, {"nll", result.nll},       {"nll_standard_error", result.standard_error},
+                      {"tokens", result.tokens},         {"blocks", result.blocks}, {"perplexity_low", result.low},
+                      {"perplexity_high", result.high}};
+  if (!options.reference.empty()) report_agreement(options, model, ids, console, stop, json);
+  if (stop()) return ExitCode::kInterrupted;
+  if (!options.json.empty()) write_text_file(options.json, json.dump(2) + "\n");
   return ExitCode::kDone;
 }
 
@@ -88,6 +109,8 @@ void register_eval(CLI::App& app, Program& program) {
   command.get_option("--model")->required(false);  // not for `--tasks list`
   add_task_flags(command, options->tasks);
   command.add_option("--ppl", options->text, "Text (JSON lines or plain; .gz, .xz, .zst), or the prefix of token files")->type_name("FILE");
+  command.add_option("--reference", options->reference, "Also measure how far the model is from this one, on the same text")
+      ->type_name("M");
   command.add_option("--context", options->perplexity.context, "Tokens per block; blocks do not overlap")->capture_default_str();
   command.add_option("--max-tokens", options->max_tokens, "Use only the first tokens of the text; 0 = all")->capture_default_str();
   command.add_option("--json-key", options->json_key, "Key of the text in JSON lines")->capture_default_str();

@@ -92,6 +92,8 @@ void validate(const TrainConfig& config) {
   require(!config.model.path.empty(), "model.path", "the model to start from");
   require(!config.data.train.empty() || !config.data.mixture.empty(), "data.train", "training data");
   require(!config.train.output_dir.empty(), "train.output_dir", "a folder to write to");
+  require(config.train.eval_tasks.empty() || !config.train.eval_data_dir.empty(), "train.eval_data_dir",
+          "the documents of train.eval_tasks");
 
   const TrainConfig::Quantization& quantization = config.quantization;
   const bool is_plain = quantization.method == TrainConfig::Method::kNone;

@@ -78,47 +78,60 @@ void TaskSet::encode(std::size_t task, const tasks::RequestEncoder& encoder) {
   for (std::size_t i = 0; i < groups.size(); ++i) {
     for (RequestGroup& group : groups[i]) {
       for (const tasks::ScoredTokens& request : group.requests) result.truncated += request.truncated ? 1 : 0;
-      units_.push_back({task, i, false, std::move(group)});
+      units_.push_back({task, i, false});
+      groups_.push_back(std::move(group));
     }
     if (!groups[i].empty()) units_.back().is_last = true;
   }
 }
 
-std::optional<std::vector<TaskResult>> TaskSet::evaluate(const CausalLm& model, const LikelihoodOptions& options, tasks::LikelihoodLog* log,
-                                                         const ProgressCallback& progress, const StopRequested& stop) const {
+std::vector<TaskResult> TaskSet::without_answers() const {
   std::vector<TaskResult> results = tasks_;
   for (TaskResult& result : results) {
     result.documents.resize(result.items.size());
-    const std::size_t answers = result.task.output_type == tasks::OutputType::kLoglikelihoodRolling ? 1 : 0;
-    for (tasks::DocumentResult& document : result.documents) document.likelihoods.assign(answers, {0.0, true});
+    if (result.task.output_type != tasks::OutputType::kLoglikelihoodRolling) continue;
+    for (tasks::DocumentResult& document : result.documents) document.likelihoods.assign(1, {0.0, true});  // windows add to it
   }
-  std::vector<const Unit*> open;
-  std::vector<RequestGroup> groups;
-  for (const Unit& unit : units_) {
-    TaskResult& result = results[unit.task];
-    const auto* known = log == nullptr ? nullptr : log->find(result.task.name, result.items[unit.item].doc_id);
-    if (known != nullptr) {
-      result.documents[unit.item].likelihoods = *known;
+  return results;
+}
+
+void TaskSet::take(TaskResult& result, const Unit& unit, const std::vector<Likelihood>& likelihoods) {
+  std::vector<Likelihood>& answers = result.documents[unit.item].likelihoods;
+  if (result.task.output_type == tasks::OutputType::kLoglikelihoodRolling) {
+    answers.front().log_likelihood += likelihoods.front().log_likelihood;
+    answers.front().is_greedy = answers.front().is_greedy && likelihoods.front().is_greedy;
+  } else {
+    answers = likelihoods;
+  }
+}
+
+std::optional<std::vector<TaskResult>> TaskSet::evaluate(const CausalLm& model, const LikelihoodOptions& options, tasks::LikelihoodLog* log,
+                                                         const ProgressCallback& progress, const StopRequested& stop) const {
+  std::vector<TaskResult> results = without_answers();
+  std::vector<std::size_t> open;  // units to score
+  for (std::size_t i = 0; i < units_.size(); ++i) {
+    TaskResult& result = results[units_[i].task];
+    const auto* known = log == nullptr ? nullptr : log->find(result.task.name, result.items[units_[i].item].doc_id);
+    if (known == nullptr) {
+      open.push_back(i);
     } else {
-      open.push_back(&unit);
-      groups.push_back(unit.group);
+      result.documents[units_[i].item].likelihoods = *known;
     }
   }
-  const auto take = [&](std::size_t index, const std::vector<Likelihood>& likelihoods) {
-    const Unit& unit = *open[index];
+  const auto sink = [&](std::size_t index, const std::vector<Likelihood>& likelihoods) {
+    const Unit& unit = units_[open[index]];
     TaskResult& result = results[unit.task];
-    std::vector<Likelihood>& answers = result.documents[unit.item].likelihoods;
-    if (result.task.output_type == tasks::OutputType::kLoglikelihoodRolling) {
-      answers.front().log_likelihood += likelihoods.front().log_likelihood;
-      answers.front().is_greedy = answers.front().is_greedy && likelihoods.front().is_greedy;
-    } else {
-      answers = likelihoods;
-    }
+    take(result, unit, likelihoods);
     if (log == nullptr || !unit.is_last) return;
-    log->append(result.task.name, result.items[unit.item].doc_id, answers);
+    log->append(result.task.name, result.items[unit.item].doc_id, result.documents[unit.item].likelihoods);
     log->flush();
   };
-  if (!score_likelihoods(model, groups, options, take, progress, stop)) return std::nullopt;
+  std::vector<RequestGroup> rest;  // copies only where an interrupted evaluation goes on
+  if (open.size() < units_.size()) {
+    for (const std::size_t i : open) rest.push_back(groups_[i]);
+  }
+  const std::span<const RequestGroup> groups = open.size() < units_.size() ? std::span<const RequestGroup>(rest) : groups_;
+  if (!score_likelihoods(model, groups, options, sink, progress, stop)) return std::nullopt;
   for (TaskResult& result : results) {
     for (std::size_t i = 0; i < result.items.size(); ++i) {
       result.documents[i].metrics = tasks::item_metrics(result.task, result.items[i], result.documents[i].likelihoods);

@@ -69,6 +69,21 @@ void MetricsFile::append_evaluation(std::int64_t step, double nll, double perple
   append_line({{"step", step}, {"eval_loss", nll}, {"eval_perplexity", perplexity}, {"eval_tokens", tokens}});
 }
 
+void MetricsFile::append_evaluation(std::int64_t step, std::span<const tasks::TaskResult> results) {
+  nlohmann::json scores = nlohmann::json::object();
+  for (const tasks::TaskResult& result : results) {
+    nlohmann::json& of_task = scores[result.task.name];
+    for (const tasks::MetricValue& value : result.metrics) {
+      const std::string metric(tasks::metric_name(value.metric));
+      of_task[metric] = value.value;
+      if (value.standard_error) of_task[metric + "_stderr"] = *value.standard_error;
+    }
+  }
+  nlohmann::json line{{"step", step}, {"eval_tasks", scores}};
+  if (const tasks::MeanScore mean = tasks::mean_score(results); mean.tasks > 0) line["eval_tasks_mean"] = mean.value;
+  append_line(line);
+}
+
 void MetricsFile::append_line(const nlohmann::json& json) {
   std::ofstream file(path_, std::ios::app);
   file << json.dump() << std::endl;

@@ -17,7 +17,9 @@
 #include "stableqat/base/error.h"
 #include "stableqat/base/memory.h"
 #include "stableqat/eval/perplexity.h"
+#include "stableqat/eval/task_evaluation.h"
 #include "stableqat/models/model_source.h"
+#include "stableqat/tasks/catalog.h"
 #include "stableqat/tokenizer/tokenizer.h"
 #include "stableqat/train/checkpoint.h"
 #include "stableqat/train/event_file.h"
@@ -123,6 +125,7 @@ class Run {
     model_.set_code_products(types.products);
     load_teacher(source, types);
     load_validation();
+    load_tasks();
   }
 
   TrainOutcome run() {
@@ -158,6 +161,14 @@ class Run {
     }
     teacher_model_->set_compute_dtype(types.compute);
     teacher_ = {&*teacher_model_, config_.distillation.weight, config_.distillation.temperature};
+  }
+
+  void load_tasks() {
+    if (config_.train.eval_tasks.empty()) return;
+    TaskSetOptions options;
+    options.requests.limit = static_cast<std::uint64_t>(config_.train.eval_limit);
+    options.max_length = model_.model().config().max_position_embeddings;
+    tasks_.emplace(tasks::TaskCatalog::shipped().select(config_.train.eval_tasks), config_.train.eval_data_dir, tokenizer_, options);
   }
 
   void load_validation() {
@@ -271,7 +282,24 @@ class Run {
 
   void evaluate() {
     last_evaluation_ = steps_done_;
-    if (validation_.empty()) return;
+    if (validation_.empty() && !tasks_) return;
+    if (!validation_.empty()) evaluate_validation();
+    if (tasks_) evaluate_tasks();
+    window_.start = Clock::now();
+  }
+
+  void evaluate_tasks() {
+    const auto results = tasks_->evaluate(model_.model(), {}, nullptr, callbacks_.progress, callbacks_.stop);
+    if (!results) return;
+    metrics_->append_evaluation(steps_done_, *results);
+    const tasks::MeanScore mean = tasks::mean_score(*results);
+    if (mean.tasks == 0) return;
+    if (events_) events_->append(steps_done_, std::array{ScalarValue{"eval/tasks_mean", static_cast<float>(mean.value)}});
+    log("step " + std::to_string(steps_done_) + ": mean of " + std::to_string(mean.tasks) + " tasks " + std::to_string(mean.value) +
+        " +- " + std::to_string(mean.standard_error));
+  }
+
+  void evaluate_validation() {
     PerplexityOptions options;
     options.context = config_.data.sequence_length;
     const PerplexityResult result = perplexity(model_.model(), validation_, options, callbacks_.progress, callbacks_.stop);
@@ -284,7 +312,6 @@ class Run {
     }
     log("step " + std::to_string(steps_done_) + ": perplexity " + std::to_string(result.perplexity) + " on " +
         std::to_string(result.tokens) + " tokens of " + config_.data.valid);
-    window_.start = Clock::now();
   }
 
   // Of every quantized layer, where they were asked for.
@@ -324,6 +351,7 @@ class Run {
   std::optional<CausalLm> teacher_model_;
   Teacher teacher_;
   std::vector<std::int32_t> validation_;
+  std::optional<TaskSet> tasks_;
   std::optional<MetricsFile> metrics_;
   std::optional<EventFile> events_;
 

@@ -7,6 +7,7 @@
 #include <cstdlib>
 #include <filesystem>
 #include <nlohmann/json.hpp>
+#include <sstream>
 #include <string>
 #include <vector>
 
@@ -121,6 +122,50 @@ TEST_F(EvalTest, ComparesTwoModelsDocumentByDocument) {
   expect_refused(run("eval --compare a/results.json other/results.json"), 3, {"piqa with other documents", "other/results.json"});
   write_text_file(folder_ / "harness.json", R"({"results": {}})");
   expect_refused(run("eval --compare a/results.json harness.json"), 3, {"harness.json"});
+}
+
+TEST_F(EvalTest, PerplexityHasAnIntervalAndAgreementWithTheOriginal) {
+  testing::write_tiny_corpus(folder_ / "text.jsonl", 20);
+  const std::string common = "eval --model model --threads 1 --ppl text.jsonl --context 64 --json ";
+  ASSERT_EQ(run(common + "same.json --reference model").code, 0);
+  ASSERT_EQ(run(common + "rounded.json --reference model --bits 2").code, 0);
+  const json same = json::parse(read_text_file(folder_ / "same.json"));
+  const json rounded = json::parse(read_text_file(folder_ / "rounded.json"));
+  EXPECT_EQ(same["agreement"]["same_top"], 1.0);
+  EXPECT_EQ(same["agreement"]["kl_99"], 0.0);
+  EXPECT_EQ(same["agreement"]["positions"], same["tokens"]);
+  EXPECT_LT(rounded["agreement"]["same_top"], 1.0);
+  EXPECT_GT(rounded["agreement"]["kl_median"], 0.0);
+  EXPECT_GT(rounded["agreement"]["kl_99"], rounded["agreement"]["kl_mean"]);
+  EXPECT_NEAR(same["perplexity_high"].get<double>(), std::exp(same["nll"].get<double>() + 1.96 * same["nll_standard_error"].get<double>()),
+              1e-2);
+  EXPECT_NEAR(std::sqrt(same["perplexity_low"].get<double>() * same["perplexity_high"].get<double>()), same["perplexity"].get<double>(),
+              1e-6);
+  const Result small = run(common + "x.json --reference none");
+  EXPECT_EQ(small.code, 3) << small.err;
+}
+
+TEST_F(EvalTest, TrainingScoresTasksInItsMetrics) {
+  testing::write_tiny_corpus(folder_ / "text.jsonl", 50);
+  ASSERT_EQ(
+      run("train --model.path model --data.train text.jsonl --data.sequence_length 64 --train.output_dir run --train.max_steps 4 "
+          "--train.eval_steps 2 --train.eval_tasks [piqa,openbookqa] --train.eval_data_dir data --train.eval_limit 3 --train.threads 1")
+          .code,
+      0);
+  std::vector<json> lines;
+  std::istringstream metrics(read_text_file(folder_ / "run" / "metrics.jsonl"));
+  for (std::string line; std::getline(metrics, line);) {
+    if (json parsed = json::parse(line); parsed.contains("eval_tasks")) lines.push_back(parsed);
+  }
+  ASSERT_EQ(lines.size(), 2U);
+  EXPECT_EQ(lines[1]["step"], 4);
+  EXPECT_EQ(lines[1]["eval_tasks"].size(), 2U);
+  EXPECT_TRUE(lines[1].contains("eval_tasks_mean"));
+  // The trained model gives the same scores again.
+  ASSERT_EQ(run("eval --model run/last_checkpoint --tasks piqa,openbookqa --data-dir data --limit 3 --threads 1 --output again").code, 0);
+  EXPECT_EQ(results("again")["results"]["openbookqa"]["acc_norm,none"], lines[1]["eval_tasks"]["openbookqa"]["acc_norm"]);
+  expect_refused(run("train --model.path model --data.train text.jsonl --train.output_dir other --train.eval_tasks piqa"), 2,
+                 {"train.eval_data_dir"});
 }
 
 TEST_F(EvalTest, WikitextIsScoredByArticles) {

@@ -88,12 +88,15 @@ struct TrainConfig {
     ReportTo report_to = ReportTo::kNone;
     std::string logging_dir;  // "" = output_dir/runs
     bool code_histograms = false;
-    std::int64_t save_steps = 500;      // 0 = only at the end
-    std::int64_t save_total_limit = 2;  // 0 = keep all
-    std::int64_t eval_steps = 0;        // 0 = only at the end
-    std::int64_t eval_tokens = 0;       // 0 = all of data.valid
-    std::string resume = "auto";        // "auto", "never" or a checkpoint folder
-    std::int64_t threads = 0;           // 0 = all cores
+    std::int64_t save_steps = 500;        // 0 = only at the end
+    std::int64_t save_total_limit = 2;    // 0 = keep all
+    std::int64_t eval_steps = 0;          // 0 = only at the end
+    std::int64_t eval_tokens = 0;         // 0 = all of data.valid
+    std::vector<std::string> eval_tasks;  // empty = none
+    std::string eval_data_dir;
+    std::int64_t eval_limit = 100;  // documents of each task; 0 = all
+    std::string resume = "auto";    // "auto", "never" or a checkpoint folder
+    std::int64_t threads = 0;       // 0 = all cores
 
     bool operator==(const Train&) const = default;
   };

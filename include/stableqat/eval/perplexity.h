@@ -18,7 +18,9 @@ struct PerplexityResult {
   double perplexity = 0.0;      // exp(nll)
   double nll = 0.0;             // mean negative log-likelihood per predicted token, in nats
   double standard_error = 0.0;  // of nll, from the spread of the blocks' means (0 for a single block)
-  std::uint64_t tokens = 0;     // predicted
+  double low = 0.0;             // 95 % confidence interval of perplexity: exp(nll -+ 1.96 standard errors)
+  double high = 0.0;
+  std::uint64_t tokens = 0;  // predicted
   std::uint64_t blocks = 0;
 };
 

@@ -46,14 +46,16 @@ class TaskSet {
   struct Unit {
     std::size_t task = 0;
     std::size_t item = 0;
-    bool is_last = true;
-    RequestGroup group;
+    bool is_last = false;
   };
 
   void encode(std::size_t task, const tasks::RequestEncoder& encoder);
+  std::vector<tasks::TaskResult> without_answers() const;
+  static void take(tasks::TaskResult& result, const Unit& unit, const std::vector<tasks::Likelihood>& likelihoods);
 
   std::vector<tasks::TaskResult> tasks_;
   std::vector<Unit> units_;
+  std::vector<RequestGroup> groups_;  // of each unit
 };
 
 // 16 hex digits of a model's weights as they are multiplied: a rounded model differs from its original, a file from no exact copy of it.

@@ -4,7 +4,10 @@
 #include <cstdint>
 #include <filesystem>
 #include <nlohmann/json_fwd.hpp>
+#include <span>
 #include <string>
+
+#include "stableqat/tasks/results.h"
 
 namespace stableqat {
 
@@ -36,6 +39,8 @@ class MetricsFile {
   void append(const TrainMetrics& metrics);
   // {"step", "eval_loss", "eval_perplexity", "eval_tokens"}
   void append_evaluation(std::int64_t step, double nll, double perplexity, std::uint64_t tokens);
+  // {"step", "eval_tasks": {TASK: {METRIC: value, METRIC_stderr: value}}, "eval_tasks_mean"}
+  void append_evaluation(std::int64_t step, std::span<const tasks::TaskResult> results);
 
  private:
   void append_line(const nlohmann::json& json);
