@@ -26,11 +26,11 @@ def data_file(folder, task):
     found = sorted(Path(folder).glob(f"{NAMES.get(task, task)}_{split}.jsonl*"))
     if not found:
         raise SystemExit(f"{folder}: no documents of {task}")
-    return split, found[0].resolve()
+    return found[0].resolve()
 
 
 def run_harness(arguments):
-    """(seconds, {task: [[log-likelihood of each choice] of each document]}, requests)"""
+    """(seconds, {task: [[log-likelihood of each choice] of each document]})"""
     import torch
     from lm_eval import simple_evaluate
     from lm_eval.models.huggingface import HFLM
@@ -46,11 +46,10 @@ def run_harness(arguments):
     lm = HFLM(pretrained=model, tokenizer=AutoTokenizer.from_pretrained(**source), batch_size=arguments.batch_size, device="cpu")
     tasks = []
     for task in arguments.tasks.split(","):
-        split, file = data_file(arguments.data_dir, task)
+        file = data_file(arguments.data_dir, task)
         # Few-shot examples are not drawn, but the harness wants every split that a task names.
         files = {name: str(file) for name in ("train", "validation", "test")}
         tasks.append({"task": task, "dataset_path": "json", "dataset_name": None, "dataset_kwargs": {"data_files": files}})
-        del split
     start = time.perf_counter()
     results = simple_evaluate(lm, tasks=tasks, limit=arguments.limit or None, bootstrap_iters=0, log_samples=True)
     seconds = time.perf_counter() - start
