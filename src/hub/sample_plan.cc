@@ -4,9 +4,9 @@
 #include <stdexcept>
 #include <utility>
 
+#include "base/python_random.h"
 #include "hub/digest.h"
 #include "hub/json_count.h"
-#include "hub/python_random.h"
 #include "hub/tree.h"
 #include "io/strict_json.h"
 #include "stableqat/base/error.h"

@@ -4,8 +4,8 @@
 #include <functional>
 #include <utility>
 
+#include "base/python_random.h"
 #include "stableqat/base/error.h"
-#include "tasks/python_random.h"
 #include "tasks/template_functions.h"
 #include "tasks/unicode_text.h"
 
@@ -122,7 +122,7 @@ class ExampleSampler {
                        "at least " + std::to_string(count), "lower --num-fewshot"});
     }
     std::vector<const TaskDocument*> drawn;
-    for (const std::size_t i : random_.sample(pool.size(), count)) drawn.push_back(pool[i]);
+    for (const std::uint64_t i : random_.sample(pool.size(), count)) drawn.push_back(pool[i]);
     return drawn;
   }
 

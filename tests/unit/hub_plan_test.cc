@@ -3,8 +3,8 @@
 
 #include <nlohmann/json.hpp>
 
+#include "base/python_random.h"
 #include "hub/digest.h"
-#include "hub/python_random.h"
 #include "hub/tree.h"
 #include "stableqat/base/error.h"
 #include "stableqat/base/file.h"

@@ -6,7 +6,7 @@
 #include <random>
 #include <vector>
 
-namespace stableqat::hub {
+namespace stableqat {
 
 // The state in which CPython starts its Mersenne twister (init_by_array of Matsumoto and Nishimura's mt19937ar.c, 2002) for an integer
 // seed, as a seed sequence of std::mt19937, which takes it over word by word.
@@ -39,4 +39,4 @@ class PythonRandom {
   std::mt19937 generator_;
 };
 
-}  // namespace stableqat::hub
+}  // namespace stableqat

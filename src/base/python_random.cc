@@ -1,11 +1,11 @@
-#include "hub/python_random.h"
+#include "base/python_random.h"
 
 #include <algorithm>
 #include <bit>
 #include <numeric>
 #include <set>
 
-namespace stableqat::hub {
+namespace stableqat {
 
 namespace {
 
@@ -85,4 +85,4 @@ std::vector<std::uint64_t> PythonRandom::sample(std::uint64_t population, std::u
   return drawn;
 }
 
-}  // namespace stableqat::hub
+}  // namespace stableqat
