@@ -77,7 +77,7 @@ TEST(Isolated, PeakMemoryIsItsOwn) {
   EXPECT_GT(process.ask("peak").at("peak").get<std::uint64_t>(), kBytes);
   EXPECT_LT(peak_memory(), own + kBytes / 2);
   if (process.ask("reset").at("was_reset").get<bool>()) {
-    EXPECT_LT(process.ask("peak").at("peak").get<std::uint64_t>(), kBytes);
+    EXPECT_LT(process.ask("peak").at("peak").get<std::uint64_t>(), own + kBytes / 2);
   }
 }
 

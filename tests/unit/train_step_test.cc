@@ -286,6 +286,8 @@ TEST(SettingsTest, StepsComeFromMaxStepsOrTokensOrEpochs) {
   config.train.gradient_accumulation_steps = 5;
   EXPECT_EQ(total_steps(config, 95), 9);  // 95 blocks, 10 a step
   config.data.max_train_tokens = 12345;   // 123 blocks
+  EXPECT_THROW(total_steps(config, 95), ConfigError) << "more than the data hold";
+  config.data.allow_repeats = true;
   EXPECT_EQ(total_steps(config, 95), 12);
   config.train.max_steps = 7;
   EXPECT_EQ(total_steps(config, 95), 7);
