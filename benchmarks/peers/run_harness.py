@@ -16,17 +16,32 @@ import tempfile
 import time
 from pathlib import Path
 
-TASKS = "arc_easy,arc_challenge,boolq,hellaswag,openbookqa,piqa,sciq,winogrande"
-SPLITS = {"arc_easy": "test", "arc_challenge": "test", "openbookqa": "test", "sciq": "test"}
-NAMES = {"winogrande": "winogrande_xl"}
+# Of each task: the harness's own file, and the documents' file in --data-dir.
+TASKS = {
+    "arc_easy": ("arc/arc_easy.yaml", "arc_easy_test"),
+    "arc_challenge": ("arc/arc_challenge.yaml", "arc_challenge_test"),
+    "boolq": ("super_glue/boolq/default.yaml", "boolq_validation"),
+    "hellaswag": ("hellaswag/hellaswag.yaml", "hellaswag_validation"),
+    "openbookqa": ("openbookqa/openbookqa.yaml", "openbookqa_test"),
+    "piqa": ("piqa/piqa.yaml", "piqa_validation"),
+    "sciq": ("sciq/sciq.yaml", "sciq_test"),
+    "winogrande": ("winogrande/default.yaml", "winogrande_xl_validation"),
+}
 
 
-def data_file(folder, task):
-    split = SPLITS.get(task, "validation")
-    found = sorted(Path(folder).glob(f"{NAMES.get(task, task)}_{split}.jsonl*"))
+def write_local_task(folder, task, data_dir):
+    """A task LOCAL_task that is the harness's own in all but where its documents come from."""
+    import lm_eval
+
+    definition, documents = TASKS[task]
+    found = sorted(Path(data_dir).glob(f"{documents}.jsonl*"))
     if not found:
-        raise SystemExit(f"{folder}: no documents of {task}")
-    return found[0].resolve()
+        raise SystemExit(f"{data_dir}: no {documents}.jsonl")
+    # Few-shot examples are not drawn, but the harness wants every split that a task names.
+    splits = "".join(f"    {split}: {found[0].resolve()}\n" for split in ("train", "validation", "test"))
+    text = (f"include: {Path(lm_eval.__file__).parent / 'tasks' / definition}\ntask: local_{task}\ndataset_path: json\n"
+            f"dataset_name: null\ndataset_kwargs:\n  data_files:\n{splits}")
+    (Path(folder) / f"{task}.yaml").write_text(text, encoding="utf-8")
 
 
 def run_harness(arguments):
@@ -34,6 +49,7 @@ def run_harness(arguments):
     import torch
     from lm_eval import simple_evaluate
     from lm_eval.models.huggingface import HFLM
+    from lm_eval.tasks import TaskManager
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     if arguments.threads:
@@ -44,18 +60,19 @@ def run_harness(arguments):
         source = {"pretrained_model_name_or_path": str(path.parent), "gguf_file": path.name}
     model = AutoModelForCausalLM.from_pretrained(**source, dtype=torch.float32)
     lm = HFLM(pretrained=model, tokenizer=AutoTokenizer.from_pretrained(**source), batch_size=arguments.batch_size, device="cpu")
-    tasks = []
-    for task in arguments.tasks.split(","):
-        file = data_file(arguments.data_dir, task)
-        # Few-shot examples are not drawn, but the harness wants every split that a task names.
-        files = {name: str(file) for name in ("train", "validation", "test")}
-        tasks.append({"task": task, "dataset_path": "json", "dataset_name": None, "dataset_kwargs": {"data_files": files}})
-    start = time.perf_counter()
-    results = simple_evaluate(lm, tasks=tasks, limit=arguments.limit or None, bootstrap_iters=0, log_samples=True)
-    seconds = time.perf_counter() - start
-    samples = {task: [[float(r[0]) for r in sample["filtered_resps"]] for sample in sorted(rows, key=lambda row: row["doc_id"])]
-               for task, rows in results["samples"].items()}
-    return seconds, samples
+    with tempfile.TemporaryDirectory() as folder:
+        names = arguments.tasks.split(",")
+        for task in names:
+            write_local_task(folder, task, arguments.data_dir)
+        start = time.perf_counter()
+        results = simple_evaluate(lm, tasks=[f"local_{task}" for task in names], task_manager=TaskManager(include_path=folder),
+                                  limit=arguments.limit or None, bootstrap_iters=0, log_samples=True)
+        seconds = time.perf_counter() - start
+    likelihoods = {}
+    for task, rows in results["samples"].items():
+        in_order = sorted(rows, key=lambda row: row["doc_id"])
+        likelihoods[task.removeprefix("local_")] = [[float(answer[0]) for answer in row["filtered_resps"]] for row in in_order]
+    return seconds, likelihoods
 
 
 def run_ours(arguments, folder):
@@ -85,7 +102,7 @@ def main():
     parser.add_argument("--program", required=True)
     parser.add_argument("--model", required=True)
     parser.add_argument("--data-dir", required=True)
-    parser.add_argument("--tasks", default=TASKS)
+    parser.add_argument("--tasks", default=",".join(TASKS))
     parser.add_argument("--limit", type=int, default=40, help="documents of each task; 0 = all")
     parser.add_argument("--batch-size", type=int, default=16, help="of the harness")
     parser.add_argument("--threads", type=int, default=0)
