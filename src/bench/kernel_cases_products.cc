@@ -111,6 +111,7 @@ struct Products {
   void fp32_input_gradient() const { done(table->fp32(m, M, N, {data(dy), N, false}, {data(w), M, false}, writable(dx), M, false)); }
   void fp32_weight_gradient() const { done(table->fp32(N, M, m, {data(dy), N, true}, {data(x), M, false}, writable(dw), M, false)); }
   void bf16_weight_gradient() const { done(table->bf16_weight_gradient(m, N, M, data(dy), data(x), writable(dw), false)); }
+  void bf16_input_gradient() const { done(table->bf16_input_gradient(m, N, M, data(dy), data(w), writable(dx), false)); }
   void quantize_x() const { table->quantize_rows(m, M, data(x), M, nullptr, x_codes.data_ptr<std::int16_t>(), writable(x_scale)); }
   void quantize_dy() const { table->quantize_rows(m, N, data(dy), N, data(scale), dy_codes.data_ptr<std::int16_t>(), writable(dy_scale)); }
   void integer_forward() const { done(table->integer_forward(m, rows_of(x_codes, x_scale), weight(), data(scale), writable(y), N, false)); }
@@ -153,6 +154,8 @@ void check_products(const kernels::GemmKernels& table) {
   require_product("fp32_weight_gradient", p.dw, dy_t, wide(p.x));
   p.bf16_weight_gradient();
   require_product("bf16_weight_gradient", p.dw, wide(p.dy.to(at::kBFloat16)).t(), wide(p.x.to(at::kBFloat16)));
+  p.bf16_input_gradient();
+  require_product("bf16_input_gradient", p.dx, wide(p.dy.to(at::kBFloat16)), wide(p.w.to(at::kBFloat16)));
   p.quantize_x();
   const at::Tensor x = rounded_rows(p.x_codes, p.x_scale, p.M);
   // Half a step of the row's grid, and a few roundings.
@@ -192,6 +195,7 @@ std::vector<KernelCase> gemm_cases(const KernelBenchOptions& options, kernels::I
   add("fp32_input_gradient", &Products::fp32_input_gradient);
   add("fp32_weight_gradient", &Products::fp32_weight_gradient);
   add("bf16_weight_gradient", &Products::bf16_weight_gradient);
+  add("bf16_input_gradient", &Products::bf16_input_gradient);
   add("integer_forward", &Products::integer_forward);
   add("integer_input_gradient", &Products::integer_input_gradient);
   const auto streamed = std::make_shared<const Products>(table, streaming_rows(p->M), 1, p->M);

@@ -13,6 +13,7 @@
 
 #include "bench/stopwatch.h"
 #include "stableqat/models/head.h"
+#include "stableqat/models/parameters.h"
 
 namespace stableqat::bench {
 
@@ -25,13 +26,21 @@ struct Matrix {
   std::int64_t count;
 };
 
-std::vector<Matrix> block_matrices(const ModelConfig& config) {
-  const std::int64_t c = config.hidden_size;
-  const std::int64_t q = config.num_attention_heads * config.head_dim;
-  const std::int64_t kv = config.num_key_value_heads * config.head_dim;
-  const std::int64_t f = config.intermediate_size;
-  const std::int64_t l = config.num_hidden_layers;
-  return {{q, c, l}, {kv, c, 2 * l}, {c, q, l}, {f, c, 2 * l}, {c, f, l}};
+// The projections of all blocks by their shapes.
+std::vector<Matrix> projections(const ModelConfig& config) {
+  std::vector<Matrix> matrices;
+  for (const ParameterShape& parameter : parameter_shapes(config)) {
+    if (parameter.role != ParameterRole::kProjection) continue;
+    const Matrix matrix{parameter.sizes[0], parameter.sizes[1], 1};
+    const auto known = std::find_if(matrices.begin(), matrices.end(),
+                                    [&](const Matrix& other) { return other.rows == matrix.rows && other.columns == matrix.columns; });
+    if (known == matrices.end()) {
+      matrices.push_back(matrix);
+    } else {
+      ++known->count;
+    }
+  }
+  return matrices;
 }
 
 // y = x w^T, dx = dy w, dw = dy^T x.
@@ -42,7 +51,7 @@ double product_flops(double rows, double n, double m) { return 3 * 2 * rows * n 
 TrainingFlops training_flops(const ModelConfig& config, std::int64_t batch, std::int64_t tokens) {
   TrainingFlops flops;
   const auto rows = static_cast<double>(batch * tokens);
-  for (const Matrix& matrix : block_matrices(config)) {
+  for (const Matrix& matrix : projections(config)) {
     flops.weights +=
         static_cast<double>(matrix.count) * product_flops(rows, static_cast<double>(matrix.rows), static_cast<double>(matrix.columns));
   }
@@ -61,7 +70,7 @@ GemmReference::GemmReference(const ModelConfig& config, std::int64_t rows) {
     products_.push_back(
         {count, at::rand({r, m}), at::rand({n, m}), at::empty({r, n}), at::rand({r, n}), at::empty({r, m}), at::zeros({n, m})});
   };
-  for (const Matrix& matrix : block_matrices(config)) add(static_cast<double>(matrix.count), rows, matrix.rows, matrix.columns);
+  for (const Matrix& matrix : projections(config)) add(static_cast<double>(matrix.count), rows, matrix.rows, matrix.columns);
   const std::int64_t head_rows = std::min(rows, kHeadChunkRows);
   add(static_cast<double>(rows) / static_cast<double>(head_rows), head_rows, config.vocab_size, config.hidden_size);
 }

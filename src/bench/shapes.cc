@@ -2,11 +2,12 @@
 
 #include <algorithm>
 #include <array>
+#include <map>
 #include <nlohmann/json.hpp>
-#include <optional>
 #include <utility>
 
 #include "stableqat/base/error.h"
+#include "stableqat/models/parameters.h"
 
 namespace stableqat::bench {
 
@@ -30,38 +31,6 @@ constexpr std::array kShapes{
     Shape{"tiny", "llama", 512, 64, 2, 4, 2, 16, 192, 8192, 1e4, true},
 };
 
-// Shape of a parameter by its Hugging Face name; nullopt for one that the model does not have.
-std::optional<std::vector<std::int64_t>> parameter_shape(const ModelConfig& config, std::string_view name) {
-  const std::int64_t c = config.hidden_size;
-  const std::int64_t q = config.num_attention_heads * config.head_dim;
-  const std::int64_t kv = config.num_key_value_heads * config.head_dim;
-  const std::int64_t f = config.intermediate_size;
-  const std::pair<std::string_view, std::vector<std::int64_t>> known[] = {
-      {"embed_tokens.weight", {config.vocab_size, c}},
-      {"input_layernorm.weight", {c}},
-      {"post_attention_layernorm.weight", {c}},
-      {"model.norm.weight", {c}},
-      {"q_proj.weight", {q, c}},
-      {"k_proj.weight", {kv, c}},
-      {"v_proj.weight", {kv, c}},
-      {"o_proj.weight", {c, q}},
-      {"gate_proj.weight", {f, c}},
-      {"up_proj.weight", {f, c}},
-      {"down_proj.weight", {c, f}},
-      {"q_norm.weight", {config.head_dim}},
-      {"k_norm.weight", {config.head_dim}},
-      {"q_proj.bias", {q}},
-      {"k_proj.bias", {kv}},
-      {"v_proj.bias", {kv}},
-      {"o_proj.bias", {c}},
-      {"lm_head.weight", {config.vocab_size, c}},
-  };
-  for (const auto& [suffix, shape] : known) {
-    if (name.ends_with(suffix)) return shape;
-  }
-  return std::nullopt;
-}
-
 // splitmix64 (Steele, Lea, Flood 2014) of a counter: any element can be drawn alone.
 std::uint64_t mixed(std::uint64_t counter) {
   std::uint64_t z = counter * 0x9e3779b97f4a7c15ULL;
@@ -78,16 +47,18 @@ float bell_shaped(std::uint64_t bits) {
 
 class RandomModel final : public ModelSource {
  public:
-  RandomModel(const ModelConfig& config, std::uint64_t seed) : config_(config), seed_(seed) {}
+  RandomModel(const ModelConfig& config, std::uint64_t seed) : config_(config), seed_(seed) {
+    for (ParameterShape& parameter : parameter_shapes(config)) shapes_.emplace(parameter.name, std::move(parameter.sizes));
+  }
 
   const std::filesystem::path& path() const noexcept override { return path_; }
   const ModelConfig& config() const noexcept override { return config_; }
   const nlohmann::json& quantization() const noexcept override { return quantization_; }
 
-  bool has(const std::string& name) const override { return parameter_shape(config_, name).has_value(); }
+  bool has(const std::string& name) const override { return shapes_.contains(name); }
 
   std::vector<std::int64_t> shape(const std::string& name) const override {
-    if (const auto shape = parameter_shape(config_, name)) return *shape;
+    if (const auto found = shapes_.find(name); found != shapes_.end()) return found->second;
     throw DataError({path_.string(), "no tensor " + name, "a parameter of the model", ""});
   }
 
@@ -107,6 +78,7 @@ class RandomModel final : public ModelSource {
   nlohmann::json quantization_ = nlohmann::json::object();
   ModelConfig config_;
   std::uint64_t seed_;
+  std::map<std::string, std::vector<std::int64_t>> shapes_;
 };
 
 }  // namespace

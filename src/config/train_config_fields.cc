@@ -208,9 +208,11 @@ void add_train(TrainConfig::Train& train, std::vector<Field>& rows) {
                    "activations of "
                    "two int8 digits, per-row scales and float32 precision only; `auto` = float."},
           {.key = "train.recompute",
-           .target = one_of(train.recompute, {{"none", Recompute::kNone}, {"block", Recompute::kBlock}}),
-           .help =
-               "Activations to compute again in the backward pass instead of keeping them: `block` saves memory, costs one forward pass.",
+           .target =
+               one_of(train.recompute, {{"none", Recompute::kNone}, {"selective", Recompute::kSelective}, {"block", Recompute::kBlock}}),
+           .help = "Activations to compute again in the backward pass instead of keeping them: `selective` = inputs of products, from what "
+                   "norms and gates keep: a third less memory for a few percent of time; `block` = all of a block but its input: costs one "
+                   "forward pass.",
            .switches = {{"train.gradient_checkpointing", "block", "none"}}},
           {.key = "train.logging_steps",
            .target = &train.logging_steps,

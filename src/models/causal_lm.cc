@@ -152,10 +152,10 @@ const at::Tensor& CausalLm::head_compute() const noexcept { return head_compute_
 
 at::Tensor CausalLm::embed(const at::Tensor& ids) const { return embedding_lookup(embedding_, ids).to(compute_dtype_); }
 
-at::Tensor CausalLm::attention(std::int64_t index, const at::Tensor& x, const RopeTable& rope, const AttentionScope& scope) const {
+at::Tensor CausalLm::attention(std::int64_t index, const LayerInput& x, const RopeTable& rope, const AttentionScope& scope) const {
   const DecoderLayer& layer = layers_[static_cast<std::size_t>(index)];
-  const std::int64_t batch = x.size(0);
-  const std::int64_t tokens = x.size(1);
+  const std::int64_t batch = x.value.size(0);
+  const std::int64_t tokens = x.value.size(1);
   const std::vector<at::Tensor> projected = linear(x, {&layer.q, &layer.k, &layer.v});
   const auto heads = [&](const at::Tensor& y) { return y.view({batch, tokens, -1, config_.head_dim}); };
   at::Tensor q = heads(projected[0]);
@@ -172,20 +172,26 @@ at::Tensor CausalLm::attention(std::int64_t index, const at::Tensor& x, const Ro
     v = extend(cache->values_[static_cast<std::size_t>(index)], v, cache->length_);
   }
   const at::Tensor mixed = scope.packed != nullptr ? packed_attention(q, k, v, *scope.packed) : causal_attention(q, k, v);
-  return linear(mixed.reshape({batch, tokens, -1}), layer.o);
+  const at::Tensor joined = mixed.reshape({batch, tokens, -1});
+  return linear(recompute_inputs_ ? LayerInput::kept_elsewhere(joined) : joined, layer.o);
 }
 
 RopeTable CausalLm::rope(std::int64_t first, std::int64_t tokens) const {
   return rope_table(inverse_frequencies_, first, tokens, dtype_ == at::kDouble ? at::kDouble : at::kFloat);
 }
 
+LayerInput CausalLm::normed_input(const NormedSum& x, const at::Tensor& w) const {
+  return recompute_inputs_ ? LayerInput::of_rms_norm(x.normed, x.sum, w, config_.rms_norm_eps) : x.normed;
+}
+
 CausalLm::Residual CausalLm::block(std::int64_t index, const Residual& x, const RopeTable& rope, const AttentionScope& scope) const {
   const DecoderLayer& layer = layers_[static_cast<std::size_t>(index)];
-  const auto [before, normed] = add_rms_norm(x.sum, x.delta, layer.input_norm, config_.rms_norm_eps);
-  const at::Tensor mixed = attention(index, normed, rope, scope);
-  const auto [between, mixed_normed] = add_rms_norm(before, mixed, layer.post_attention_norm, config_.rms_norm_eps);
-  const std::vector<at::Tensor> gate_up = linear(mixed_normed, {&layer.gate, &layer.up});
-  return {between, linear(swiglu(gate_up[0], gate_up[1]), layer.down)};
+  const NormedSum before = add_rms_norm(x.sum, x.delta, layer.input_norm, config_.rms_norm_eps);
+  const at::Tensor mixed = attention(index, normed_input(before, layer.input_norm), rope, scope);
+  const NormedSum between = add_rms_norm(before.sum, mixed, layer.post_attention_norm, config_.rms_norm_eps);
+  const std::vector<at::Tensor> gate_up = linear(normed_input(between, layer.post_attention_norm), {&layer.gate, &layer.up});
+  const at::Tensor gated = swiglu(gate_up[0], gate_up[1]);
+  return {between.sum, linear(recompute_inputs_ ? LayerInput::of_swiglu(gated, gate_up[0], gate_up[1]) : gated, layer.down)};
 }
 
 at::Tensor CausalLm::layer(std::int64_t index, const at::Tensor& x, const RopeTable& rope) const {

@@ -15,6 +15,7 @@
 #include "models/matmul.h"
 #include "models/tensor_views.h"
 #include "stableqat/kernels/gemm.h"
+#include "stableqat/models/functional.h"
 #include "stableqat/models/packed_matrix.h"
 
 namespace stableqat {
@@ -67,15 +68,23 @@ void add_integer_weight_gradient(at::Tensor& gradient, const at::Tensor& dy, con
                                                          gradient.mutable_data_ptr<float>(), accumulate, kernels.has_fast_bf16));
 }
 
-// What backward keeps: the input's shape, the input as the layers multiplied it (plain, rounded or both), and four tensors for each layer.
+using Source = LayerInput::Source;
+
+// The input of layers once more, bit for bit.
+at::Tensor made_again(Source source, const at::Tensor& first, const at::Tensor& second, double eps) {
+  return source == Source::kRmsNorm ? rms_norm(first, second, eps) : swiglu(first, second);
+}
+
+// What backward keeps: the input's shape, the input as the layers multiplied it (plain, rounded or both) or what it is made from, and four
+// tensors for each layer.
 class LinearFunction : public Function<LinearFunction> {
  public:
-  static variable_list forward(AutogradContext* context, const at::Tensor& x, at::TensorList weights,
-                               std::span<const Linear* const> layers) {
+  static variable_list forward(AutogradContext* context, const at::Tensor& x, at::TensorList weights, std::span<const Linear* const> layers,
+                               const LayerInput& input) {
     RECORD_USER_SCOPE("gemm");
     const at::Tensor rows = rows_of(x).contiguous();
     RoundedRows rounded;
-    bool keep_plain = false;
+    bool takes_plain = false;
     variable_list outputs;
     variable_list saved(kFirstLayer);
     c10::List<bool> integer;
@@ -86,7 +95,7 @@ class LinearFunction : public Function<LinearFunction> {
         if (!rounded.codes.defined()) rounded = round_rows(rows);
         y = integer_forward(rounded, layer.codes, layer.step);
       } else {
-        keep_plain = true;
+        takes_plain = true;
         y = layer.codes.defined() ? matmul::forward(rows, layer.codes, layer.step)
                                   : matmul::forward(rows, layer.compute.defined() ? layer.compute : weights[i]);
       }
@@ -96,9 +105,18 @@ class LinearFunction : public Function<LinearFunction> {
       outputs.push_back(y.view(shape));
       saved.insert(saved.end(), {weights[i], layer.compute, layer.codes, layer.step});
     }
-    if (keep_plain) saved[kPlain] = rows;
-    saved[kCodes] = rounded.codes;
-    saved[kScale] = rounded.scale;
+    if (input.source == Source::kKept) {
+      if (takes_plain) saved[kPlain] = rows;
+      saved[kCodes] = rounded.codes;
+      saved[kScale] = rounded.scale;
+    } else if (input.source == Source::kKeptElsewhere) {
+      saved[kPlain] = rows;
+    } else {
+      saved[kMadeFrom] = input.first.detach();
+      saved[kMadeFrom + 1] = input.second.detach();
+    }
+    context->saved_data["source"] = static_cast<std::int64_t>(input.source);
+    context->saved_data["eps"] = input.eps;
     context->saved_data["shape"] = x.sizes().vec();
     context->saved_data["integer"] = integer;
     context->save_for_backward(std::move(saved));
@@ -108,9 +126,8 @@ class LinearFunction : public Function<LinearFunction> {
   static variable_list backward(AutogradContext* context, variable_list gradients) {
     RECORD_USER_SCOPE("gemm");
     variable_list saved = context->get_saved_variables();
-    const at::Tensor& plain = saved[kPlain];
-    const RoundedRows rounded{saved[kCodes], saved[kScale]};
     const c10::List<bool> integer = context->saved_data["integer"].toBoolList();
+    const auto [plain, rounded] = input_of(context, saved, integer);
     at::Tensor dx;
     variable_list results(1);
     for (std::size_t i = 0; i < gradients.size(); ++i) {
@@ -140,7 +157,7 @@ class LinearFunction : public Function<LinearFunction> {
       }
     }
     if (dx.defined()) results[0] = dx.view(context->saved_data["shape"].toIntVector());
-    results.emplace_back();  // the layers are no tensor
+    results.resize(results.size() + 2);  // layers and input are no tensors
     return results;
   }
 
@@ -148,8 +165,25 @@ class LinearFunction : public Function<LinearFunction> {
   static constexpr std::size_t kPlain = 0;
   static constexpr std::size_t kCodes = 1;
   static constexpr std::size_t kScale = 2;
-  static constexpr std::size_t kFirstLayer = 3;
+  static constexpr std::size_t kMadeFrom = 3;  // two tensors
+  static constexpr std::size_t kFirstLayer = 5;
   static constexpr std::size_t kPerLayer = 4;
+
+  struct Input {
+    at::Tensor plain;  // [R, M], undefined when only the rounded rows were kept
+    RoundedRows rounded;
+  };
+
+  static Input input_of(AutogradContext* context, const variable_list& saved, const c10::List<bool>& integer) {
+    const auto source = static_cast<Source>(context->saved_data["source"].toInt());
+    Input input{saved[kPlain], {saved[kCodes], saved[kScale]}};
+    if (source == Source::kKept) return input;
+    if (source != Source::kKeptElsewhere) {
+      input.plain = rows_of(made_again(source, saved[kMadeFrom], saved[kMadeFrom + 1], context->saved_data["eps"].toDouble()));
+    }
+    if (std::find(integer.begin(), integer.end(), true) != integer.end()) input.rounded = round_rows(input.plain);
+    return input;
+  }
 };
 
 using Layers = std::span<const Linear* const>;
@@ -170,16 +204,16 @@ std::vector<at::Tensor> packed_products(const at::Tensor& x, Layers layers) {
   return outputs;
 }
 
-std::vector<at::Tensor> products(const at::Tensor& x, Layers layers) {
-  if (can_use_packed(x, layers)) return packed_products(x, layers);
+std::vector<at::Tensor> products(const LayerInput& x, Layers layers) {
+  if (can_use_packed(x.value, layers)) return packed_products(x.value, layers);
   std::vector<at::Tensor> weights;
   for (const Linear* layer : layers) weights.push_back(layer->weight);
-  return LinearFunction::apply(x, at::TensorList(weights), layers);
+  return LinearFunction::apply(x.value, at::TensorList(weights), layers, x);
 }
 
 }  // namespace
 
-std::vector<at::Tensor> linear(const at::Tensor& x, std::initializer_list<const Linear*> layers) {
+std::vector<at::Tensor> linear(const LayerInput& x, std::initializer_list<const Linear*> layers) {
   std::vector<at::Tensor> outputs = products(x, Layers(layers.begin(), layers.size()));
   std::size_t i = 0;
   for (const Linear* layer : layers) {
@@ -189,6 +223,6 @@ std::vector<at::Tensor> linear(const at::Tensor& x, std::initializer_list<const 
   return outputs;
 }
 
-at::Tensor linear(const at::Tensor& x, const Linear& layer) { return linear(x, {&layer}).front(); }
+at::Tensor linear(const LayerInput& x, const Linear& layer) { return linear(x, {&layer}).front(); }
 
 }  // namespace stableqat

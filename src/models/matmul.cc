@@ -53,7 +53,7 @@ void forward(const at::Tensor& x, const at::Tensor& w, at::Tensor& y) {
   }
 }
 
-void add_input_gradient(at::Tensor& dx, const at::Tensor& dy, const at::Tensor& w) {
+void add_input_gradient(at::Tensor& dx, const at::Tensor& dy, const at::Tensor& w, bool in_bf16) {
   const bool accumulate = dx.defined();
   if (!have_kernel(dy, w, dy.size(0))) {
     if (accumulate) {
@@ -64,6 +64,12 @@ void add_input_gradient(at::Tensor& dx, const at::Tensor& dy, const at::Tensor& 
     return;
   }
   if (!accumulate) dx = at::empty({dy.size(0), w.size(1)}, dy.options());
+  const kernels::GemmKernels& kernels = kernels::gemm_kernels();
+  if (in_bf16 && kernels.has_fast_bf16 && dy.is_contiguous() && w.is_contiguous() && dx.is_contiguous()) {
+    require_memory(kernels.bf16_input_gradient(dy.size(0), dy.size(1), w.size(1), dy.const_data_ptr<float>(), w.const_data_ptr<float>(),
+                                               dx.mutable_data_ptr<float>(), accumulate));
+    return;
+  }
   run(dy.size(1), operand(dy, false), operand(w, false), dx, accumulate);
 }
 

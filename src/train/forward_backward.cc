@@ -50,6 +50,7 @@ HeadLoss with_recomputation(CausalLm& model, const at::Tensor& ids, double gradi
 
 HeadLoss forward_backward(CausalLm& model, const at::Tensor& ids, double gradient_scale, Recompute recompute, const Teacher* teacher) {
   HeadLoss loss;
+  model.set_recompute_inputs(recompute == Recompute::kSelective);
   if (recompute == Recompute::kBlock) {
     loss = with_recomputation(model, ids, gradient_scale, teacher);
   } else {

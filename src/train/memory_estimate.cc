@@ -3,8 +3,10 @@
 #include <algorithm>
 #include <cstdio>
 #include <optional>
+#include <string_view>
 
 #include "stableqat/models/head.h"
+#include "stableqat/models/parameters.h"
 #include "stableqat/models/quantized_model.h"
 #include "stableqat/train/settings.h"
 
@@ -16,22 +18,6 @@ namespace {
 double plain_form_factor(at::ScalarType compute) {
   if (compute == at::kFloat) return 1.0;
   return compute == at::kDouble ? 1.3 : 1.8;
-}
-
-struct Matrix {
-  const char* name;
-  std::int64_t rows;
-  std::int64_t columns;
-};
-
-// Of a decoder block.
-std::vector<Matrix> matrices(const ModelConfig& model) {
-  const std::int64_t c = model.hidden_size;
-  const std::int64_t f = model.intermediate_size;
-  const std::int64_t q = model.num_attention_heads * model.head_dim;
-  const std::int64_t kv = model.num_key_value_heads * model.head_dim;
-  return {{"self_attn.q_proj", q, c}, {"self_attn.k_proj", kv, c}, {"self_attn.v_proj", kv, c}, {"self_attn.o_proj", c, q},
-          {"mlp.gate_proj", f, c},    {"mlp.up_proj", f, c},       {"mlp.down_proj", c, f}};
 }
 
 struct Counts {
@@ -46,32 +32,37 @@ struct Counts {
 };
 
 Counts count(const ModelConfig& model, const std::optional<QuantizationSettings>& settings) {
+  static constexpr std::string_view kSuffix = ".weight";
   Counts counts;
-  const auto add = [&](const std::string& name, std::int64_t rows, std::int64_t columns, std::int64_t& sum) {
-    sum += rows * columns;
-    if (!settings || !settings->layers.selects(name)) return;
-    counts.quantized += rows * columns;
-    counts.scales += rows * (settings->spec.group_size > 0 ? columns / settings->spec.group_size : 1);
+  const auto add_matrix = [&](const ParameterShape& matrix, std::int64_t& sum) {
+    sum += matrix.elements();
+    if (!settings || !settings->layers.selects(matrix.name.substr(0, matrix.name.size() - kSuffix.size()))) return;
+    counts.quantized += matrix.elements();
+    counts.scales += matrix.sizes[0] * (settings->spec.group_size > 0 ? matrix.sizes[1] / settings->spec.group_size : 1);
   };
-  const std::int64_t q = model.num_attention_heads * model.head_dim;
-  const std::int64_t kv = model.num_key_value_heads * model.head_dim;
-  for (std::int64_t layer = 0; layer < model.num_hidden_layers; ++layer) {
-    const std::string prefix = "model.layers." + std::to_string(layer) + ".";
-    for (const Matrix& matrix : matrices(model)) add(prefix + matrix.name, matrix.rows, matrix.columns, counts.linear);
-    counts.vectors += 2 * model.hidden_size;
-    if (model.attention_qkv_bias) counts.vectors += q + 2 * kv;
-    if (model.attention_output_bias) counts.vectors += model.hidden_size;
-    if (model.qk_norm) counts.vectors += 2 * model.head_dim;
+  for (const ParameterShape& parameter : parameter_shapes(model)) {
+    switch (parameter.role) {
+      case ParameterRole::kEmbedding:
+        counts.embedding += parameter.elements();
+        break;
+      case ParameterRole::kHead:
+        add_matrix(parameter, counts.head);
+        break;
+      case ParameterRole::kProjection:
+        add_matrix(parameter, counts.linear);
+        break;
+      case ParameterRole::kNorm:
+      case ParameterRole::kBias:
+        counts.vectors += parameter.elements();
+        break;
+    }
   }
-  counts.vectors += model.hidden_size;
-  counts.embedding = model.vocab_size * model.hidden_size;
-  if (!model.tie_word_embeddings) add("lm_head", model.vocab_size, model.hidden_size, counts.head);
   return counts;
 }
 
 // Bytes that one row (token) of a block keeps from forward to backward: inputs of norms, of products, of attention and of the gate.
-// Products of integers keep their input as 16-bit integers.
-double block_bytes_per_row(const ModelConfig& model, double element, bool integer_products) {
+// Products of integers keep their input as 16-bit integers, selective recomputation keeps none of them.
+double block_bytes_per_row(const ModelConfig& model, double element, bool integer_products, bool keeps_inputs) {
   const auto c = static_cast<double>(model.hidden_size);
   const auto f = static_cast<double>(model.intermediate_size);
   const auto q = static_cast<double>(model.num_attention_heads * model.head_dim);
@@ -80,7 +71,7 @@ double block_bytes_per_row(const ModelConfig& model, double element, bool intege
   const double attention = 2 * q + 2 * kv + static_cast<double>(model.num_attention_heads);  // q, out, k, v, log-sums
   const double gate = 2 * f;
   const double products = integer_products ? 2 * (2 * c + q + f) : element * (2 * c + f);  // attention's out is kept above already
-  return element * (norms + attention + gate) + products;
+  return element * (norms + attention + gate) + (keeps_inputs ? products : 0);
 }
 
 std::uint64_t bytes(double value) { return static_cast<std::uint64_t>(value); }
@@ -113,7 +104,8 @@ MemoryEstimate estimate_memory(const ModelConfig& model, const TrainConfig& conf
   const auto rows = static_cast<double>(config.train.micro_batch_size * config.data.sequence_length);
   const auto width = static_cast<double>(model.hidden_size);
   const auto layers = static_cast<double>(model.num_hidden_layers);
-  const double block = rows * block_bytes_per_row(model, element, integer_products) * plain_form_factor(types.compute);
+  const bool keeps_inputs = config.train.recompute != TrainConfig::Recompute::kSelective;
+  const double block = rows * block_bytes_per_row(model, element, integer_products, keeps_inputs) * plain_form_factor(types.compute);
   const double edges = 3 * rows * width * element;  // embedding, input of the last norm, its output
   const double blocks = config.train.recompute == TrainConfig::Recompute::kBlock ? block + layers * rows * width * element : layers * block;
 

@@ -59,12 +59,28 @@ bool starts_from_stored_scales(const TrainConfig::Quantization& config, const Mo
                      "use or ignore", "use them if they are for " + std::to_string(config.bits) + " bits"});
 }
 
+namespace {
+
+Recompute recompute_of(TrainConfig::Recompute choice) {
+  switch (choice) {
+    case TrainConfig::Recompute::kSelective:
+      return Recompute::kSelective;
+    case TrainConfig::Recompute::kBlock:
+      return Recompute::kBlock;
+    case TrainConfig::Recompute::kNone:
+      break;
+  }
+  return Recompute::kNone;
+}
+
+}  // namespace
+
 TrainStepOptions train_step_options(const TrainConfig::Train& config) {
   TrainStepOptions options;
   options.adamw = {config.adam_beta1, config.adam_beta2, config.adam_epsilon, config.weight_decay};
   options.max_grad_norm = config.max_grad_norm;
   options.scale_learning_rate_ratio = config.scale_learning_rate_ratio;
-  options.recompute = config.recompute == TrainConfig::Recompute::kBlock ? Recompute::kBlock : Recompute::kNone;
+  options.recompute = recompute_of(config.recompute);
   return options;
 }
 

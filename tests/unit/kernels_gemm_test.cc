@@ -133,6 +133,11 @@ TEST(Gemm, Bf16RoundsOperandsOnly) {
     expect_product(
         dw, s.n, s.m, s.rows, [&](auto i, auto l) { return to_bf16(at(in.dy, s.n, l, i)); },
         [&](auto l, auto j) { return to_bf16(at(in.x, s.m, l, j)); }, 2);
+    std::vector<float> dx(static_cast<std::size_t>(s.rows * s.m), 2.0f);
+    ASSERT_TRUE(kernels.bf16_input_gradient(s.rows, s.n, s.m, in.dy.data(), in.w.data(), dx.data(), true));
+    expect_product(
+        dx, s.rows, s.m, s.n, [&](auto i, auto l) { return to_bf16(at(in.dy, s.n, i, l)); },
+        [&](auto l, auto j) { return to_bf16(at(in.w, s.m, l, j)); }, 2);
   });
 }
 

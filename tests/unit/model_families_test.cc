@@ -17,6 +17,7 @@
 #include "stableqat/io/safetensors.h"
 #include "stableqat/models/head.h"
 #include "stableqat/models/model_source.h"
+#include "stableqat/models/parameters.h"
 #include "stableqat/models/quantized_model.h"
 #include "stableqat/train/forward_backward.h"
 
@@ -92,6 +93,13 @@ class ModelFamilyTest : public ::testing::TestWithParam<const char*> {
 
 TEST_P(ModelFamilyTest, Float64FollowsTransformers) { expect_same_as_transformers(folder(), at::kDouble); }
 TEST_P(ModelFamilyTest, Float32FollowsTransformers) { expect_same_as_transformers(folder(), at::kFloat); }
+
+TEST_P(ModelFamilyTest, ParametersAreThoseOfTransformers) {
+  const SafetensorsFile gradients(folder() / "gradients.safetensors");
+  const std::vector<ParameterShape> parameters = parameter_shapes(ModelSource::open(folder())->config());
+  EXPECT_EQ(parameters.size(), gradients.tensors().size());
+  for (const ParameterShape& parameter : parameters) EXPECT_EQ(gradients.tensor(parameter.name).shape, parameter.sizes) << parameter.name;
+}
 
 TEST_P(ModelFamilyTest, TheConfigurationSurvivesARoundTrip) {
   const Json json = Json::parse(read_text_file(folder() / "config.json"));

@@ -105,18 +105,24 @@ TEST_F(TrainStepTest, OneMapPerStepGivesTheGradientsOfQuantizingInEveryMicroBatc
   }
 }
 
-TEST_F(TrainStepTest, RecomputedBlocksGiveTheSameBits) {
-  std::vector<std::vector<at::Tensor>> gradients;
-  for (const Recompute recompute : {Recompute::kNone, Recompute::kBlock}) {
-    QuantizedModel model(*source_, at::kFloat, settings(QuantizerKind::kLsq, 4, true));
-    TrainStepOptions options;
-    options.recompute = recompute;
-    TrainStep step(model, options);
-    step.accumulate(ids(1), 0.5);
-    step.accumulate(ids(2), 0.5);
-    gradients.push_back(step.mapped_gradients());
+TEST_F(TrainStepTest, RecomputedActivationsGiveTheSameBits) {
+  for (const CodeProducts products : {CodeProducts::kOff, CodeProducts::kFloat, CodeProducts::kInteger}) {
+    std::vector<std::vector<at::Tensor>> gradients;
+    for (const Recompute recompute : {Recompute::kNone, Recompute::kSelective, Recompute::kBlock}) {
+      QuantizedModel model(*source_, at::kFloat, settings(QuantizerKind::kLsq, 4, true));
+      model.set_code_products(products);
+      TrainStepOptions options;
+      options.recompute = recompute;
+      TrainStep step(model, options);
+      step.accumulate(ids(1), 0.5);
+      step.accumulate(ids(2), 0.5);
+      gradients.push_back(step.mapped_gradients());
+    }
+    for (std::size_t i = 0; i < gradients[0].size(); ++i) {
+      EXPECT_TRUE(gradients[0][i].equal(gradients[1][i])) << "selective, tensor " << i;
+      EXPECT_TRUE(gradients[0][i].equal(gradients[2][i])) << "block, tensor " << i;
+    }
   }
-  for (std::size_t i = 0; i < gradients[0].size(); ++i) EXPECT_TRUE(gradients[0][i].equal(gradients[1][i])) << i;
 }
 
 TEST_F(TrainStepTest, ClippingScalesTheWholeGradient) {

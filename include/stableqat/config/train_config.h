@@ -20,7 +20,7 @@ struct TrainConfig {
   enum class Scheduler { kCosine, kLinear, kConstant };
   enum class Precision { kAuto, kFloat32, kBfloat16, kFloat16, kFloat64 };
   enum class Compute { kAuto, kFloat, kInt8x2 };
-  enum class Recompute { kNone, kBlock };
+  enum class Recompute { kNone, kSelective, kBlock };
   enum class StoredScales { kAuto, kUse, kIgnore };
   enum class ReportTo { kNone, kTensorBoard };
 

@@ -78,6 +78,9 @@ struct GemmKernels {
   // dw [N, M] (+)= dy^T x with both rounded to bf16. dy [m, N], x [m, M], all without gaps.
   bool (*bf16_weight_gradient)(std::int64_t m, std::int64_t N, std::int64_t M, const float* dy, const float* x, float* dw, bool accumulate);
 
+  // dx [m, M] (+)= dy w with both rounded to bf16. w [N, M], dy [m, N], all without gaps.
+  bool (*bf16_input_gradient)(std::int64_t m, std::int64_t N, std::int64_t M, const float* dy, const float* w, float* dx, bool accumulate);
+
   // x [m, k] with ld columns a row, each multiplied by column_scale [k] unless that is null -> rows: codes [m, quantized_row_stride(k)]
   // (padding zeroed) and scale [m] = max |x| / 32767. Rounded to nearest, ties to even. A row whose largest value is below kSmallestRow is
   // taken as zeros, with scale 0. A row with NaN or infinity gets codes 0 and scale NaN.

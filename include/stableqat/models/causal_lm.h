@@ -15,12 +15,11 @@
 #include "stableqat/models/linear.h"
 #include "stableqat/models/model_config.h"
 #include "stableqat/models/packed_batch.h"
+#include "stableqat/models/parameters.h"
 
 namespace stableqat {
 
 class ModelSource;
-
-enum class ParameterRole { kEmbedding, kHead, kNorm, kBias, kProjection };
 
 struct DecoderLayer {
   at::Tensor input_norm;  // [C]
@@ -90,9 +89,12 @@ class CausalLm {
   const std::shared_ptr<const PackedMatrix>& packed_head() const noexcept { return head_.packed; }
   void set_packed_head(std::shared_ptr<const PackedMatrix> packed) { head_.packed = std::move(packed); }
 
-  // Whether the gradient of a float32 head is taken in bf16 where that is an instruction. Off at first.
-  void set_bf16_head_gradient(bool on) noexcept { bf16_head_gradient_ = on; }
-  bool bf16_head_gradient() const noexcept { return bf16_head_gradient_; }
+  // Whether the gradients of a float32 head and of its input are taken in bf16 where that is an instruction. Off at first.
+  void set_bf16_head_gradients(bool on) noexcept { bf16_head_gradients_ = on; }
+  bool bf16_head_gradients() const noexcept { return bf16_head_gradients_; }
+
+  // Whether backward makes the inputs of layers again, from what norms and gates keep, instead of keeping them too. Off at first.
+  void set_recompute_inputs(bool on) noexcept { recompute_inputs_ = on; }
 
  private:
   // What flows from block to block is sum + delta; the next norm adds them (delta undefined: nothing to add).
@@ -107,8 +109,9 @@ class CausalLm {
     const PackedBatch* packed = nullptr;
   };
   // The block at the positions of `rope`.
+  LayerInput normed_input(const NormedSum& x, const at::Tensor& w) const;
   Residual block(std::int64_t index, const Residual& x, const RopeTable& rope, const AttentionScope& scope) const;
-  at::Tensor attention(std::int64_t index, const at::Tensor& x, const RopeTable& rope, const AttentionScope& scope) const;
+  at::Tensor attention(std::int64_t index, const LayerInput& x, const RopeTable& rope, const AttentionScope& scope) const;
   // embed, all layers, final norm.
   at::Tensor hidden_states(const at::Tensor& ids, const RopeTable& rope, const AttentionScope& scope) const;
 
@@ -121,7 +124,8 @@ class CausalLm {
   std::vector<DecoderLayer> layers_;
   at::Tensor norm_;
   Linear head_;  // undefined weight when tied; packed may be there
-  bool bf16_head_gradient_ = false;
+  bool bf16_head_gradients_ = false;
+  bool recompute_inputs_ = false;
 };
 
 }  // namespace stableqat

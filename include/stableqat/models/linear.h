@@ -30,6 +30,33 @@ struct Linear {
   bool integer = false;                        // CodeProducts::kInteger; takes G = 1
 };
 
+// The input of layers with what backward needs to have it again.
+struct LayerInput {
+  // Kept as it was multiplied: plain, rounded or both.
+  LayerInput(const at::Tensor& x) : value(x) {}  // implicit: the ordinary case
+  // Kept by the operation that made it anyway: costs no memory as it is, and is rounded once more.
+  static LayerInput kept_elsewhere(const at::Tensor& x) { return LayerInput(x, Source::kKeptElsewhere, {}, {}, 0.0); }
+  // Not kept, but made again from what those operations keep: rms_norm(sum, w, eps), swiglu(gate, up).
+  static LayerInput of_rms_norm(const at::Tensor& normed, const at::Tensor& sum, const at::Tensor& w, double eps) {
+    return LayerInput(normed, Source::kRmsNorm, sum, w, eps);
+  }
+  static LayerInput of_swiglu(const at::Tensor& product, const at::Tensor& gate, const at::Tensor& up) {
+    return LayerInput(product, Source::kSwiglu, gate, up, 0.0);
+  }
+
+  enum class Source { kKept, kKeptElsewhere, kRmsNorm, kSwiglu };
+
+  at::Tensor value;  // [..., M]
+  Source source = Source::kKept;
+  at::Tensor first;   // sum or gate
+  at::Tensor second;  // w or up
+  double eps = 0.0;
+
+ private:
+  LayerInput(const at::Tensor& x, Source source_of_x, const at::Tensor& a, const at::Tensor& b, double epsilon)
+      : value(x), source(source_of_x), first(a), second(b), eps(epsilon) {}
+};
+
 // y_i = x w_i^T + b_i for layers with the same input. x [..., M] -> one [..., N_i] per layer.
 //
 // The gradient of a leaf weight is added to its .grad inside backward (one product that accumulates), not handed to the autograd engine,
@@ -38,9 +65,9 @@ struct Linear {
 //
 // Integer products: x is rounded to 16 bits a value (two int8 digits) relative to the largest of its row, and so is
 // the gradient of y times `step`; the sums are exact. The weight gradient is taken from the rounded x, in bf16 where that is an
-// instruction, else in fp32. x itself is not kept. Not thread-safe for layers whose gradient is taken. Throws EnvironmentError when memory
+// instruction, else in fp32. Not thread-safe for layers whose gradient is taken. Throws EnvironmentError when memory
 // runs out.
-std::vector<at::Tensor> linear(const at::Tensor& x, std::initializer_list<const Linear*> layers);
-at::Tensor linear(const at::Tensor& x, const Linear& layer);
+std::vector<at::Tensor> linear(const LayerInput& x, std::initializer_list<const Linear*> layers);
+at::Tensor linear(const LayerInput& x, const Linear& layer);
 
 }  // namespace stableqat

@@ -46,8 +46,8 @@ class QuantizedModel {
   std::int64_t quantized_elements() const noexcept { return quantized_elements_; }
 
   // How the blocks' products take quantized weights (linear.h); kOff at first. The others need a float32 model computed in float32, else
-  // throw ConfigError; they free the dequantized weights: QuantizedWeight::dequantized() has no values then. kInteger also takes the head's
-  // weight gradient in bf16, as it does those of quantized weights.
+  // throw ConfigError; they free the dequantized weights: QuantizedWeight::dequantized() has no values then. kInteger also takes the
+  // gradients of the head and of its input in bf16, as it does those of quantized weights.
   void set_code_products(CodeProducts products);
 
   // Packs the quantized weights of the blocks, and a head that lies on an 8-bit grid, so that decoding reads 2, 3, 4 or 8 bits a weight

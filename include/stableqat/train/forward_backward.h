@@ -9,8 +9,9 @@
 namespace stableqat {
 
 enum class Recompute {
-  kNone,  // keep all activations
-  kBlock  // keep each block's input only and run the block again in backward: a third more arithmetic, memory of one block
+  kNone,       // keep all activations
+  kSelective,  // make the layers' inputs again from what norms and gates keep: two thirds of the memory, no more products
+  kBlock       // keep each block's input only and run the block again in backward: a third more arithmetic, memory of one block
 };
 
 // A full-precision model whose distribution the student is drawn to.

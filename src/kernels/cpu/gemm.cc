@@ -205,6 +205,23 @@ bool bf16_weight_gradient(std::int64_t rows, std::int64_t n, std::int64_t m, con
   return multiply_bf16(rows, n, m, dy, Bf16Rows{x, m, rows}, dw, accumulate);
 }
 
+// dx (+)= dy w: dy is rounded and paired along its rows once, w as it is packed.
+bool bf16_input_gradient(std::int64_t rows, std::int64_t n, std::int64_t m, const float* dy, const float* w, float* dx, bool accumulate) {
+  const std::int64_t units = ceil_div(n, 2);
+  const std::int64_t stride = quantized_row_stride(n) / 2;
+  const Scratch rounded(rows * stride);
+  if (rounded.data() == nullptr) return false;
+#pragma omp parallel for schedule(static) if (rows * n >= 32768)
+  for (std::int64_t i = 0; i < rows; ++i) {
+    const float* row = dy + i * n;
+    std::int32_t* out = rounded.data() + i * stride;
+#pragma omp simd
+    for (std::int64_t u = 0; u < n / 2; ++u) out[u] = bf16_pair(row[2 * u], row[2 * u + 1]);
+    if (n % 2 != 0) out[units - 1] = bf16_pair(row[n - 1], 0.0f);
+  }
+  return multiply<Bf16, true>({rows, m, units}, {rounded.data(), stride, 1}, Bf16Rows{w, m, n}, {dx, m, accumulate, nullptr, nullptr});
+}
+
 bool integer_weight_gradient(std::int64_t rows, std::int64_t n, std::int64_t m, const float* dy, QuantizedRows x, float* dw,
                              bool accumulate, bool in_bf16) {
   const Int16RowsAsFp32 values{x.codes, x.ld, x.scale};
@@ -297,6 +314,7 @@ const GemmKernels gemm_table = {.has_fast_integer = kHasFastInteger,
                                 .codes_forward = codes_forward,
                                 .codes_input_gradient = codes_input_gradient,
                                 .bf16_weight_gradient = bf16_weight_gradient,
+                                .bf16_input_gradient = bf16_input_gradient,
                                 .quantize_rows = quantize_rows,
                                 .integer_forward = integer_forward,
                                 .integer_input_gradient = integer_input_gradient,
