@@ -12,6 +12,9 @@ install(DIRECTORY "${PROJECT_SOURCE_DIR}/include/stableqat" DESTINATION "${CMAKE
 if(TARGET stableqat)
   install(TARGETS stableqat RUNTIME DESTINATION "${CMAKE_INSTALL_BINDIR}")
 endif()
+if(TARGET stableqat_cuda)
+  install(TARGETS stableqat_cuda LIBRARY DESTINATION "${CMAKE_INSTALL_LIBDIR}")
+endif()
 
 configure_package_config_file("${CMAKE_CURRENT_LIST_DIR}/stableqatConfig.cmake.in" "${PROJECT_BINARY_DIR}/stableqatConfig.cmake"
                               INSTALL_DESTINATION "${package_dir}" NO_SET_AND_CHECK_MACRO)

@@ -10,6 +10,11 @@ stableqat_test(
           unit/kernels_swiglu_test.cc
   LINK stableqat::kernels)
 
+if(STABLEQAT_HAS_CUDA)
+  stableqat_test(kernels_cuda_test SOURCES unit/kernels_cuda_test.cc LINK stableqat::quant)
+  add_dependencies(kernels_cuda_test stableqat_cuda)
+endif()
+
 foreach(isa plain avx2 avx512 avx512_vnni avx512_bf16)
   get_property(libraries GLOBAL PROPERTY STABLEQAT_ISA_OBJECTS_${isa})
   if(libraries AND NOT STABLEQAT_SANITIZE)

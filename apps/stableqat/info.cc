@@ -9,6 +9,7 @@
 #include "machine.h"
 #include "measure.h"
 #include "stableqat/base/version.h"
+#include "stableqat/kernels/cuda.h"
 #include "stableqat/kernels/isa.h"
 
 namespace stableqat::app {
@@ -31,7 +32,8 @@ Json to_json(const Machine& machine, const std::optional<Rates>& rates) {
                  {"instruction_sets", machine.instruction_sets},
                  {"kernels", kernels::isa_name(kernels::active_isa())}}},
                {"memory", {{"total_bytes", machine.memory_bytes}, {"available_bytes", machine.available_memory_bytes}}},
-               {"gpus", std::move(gpus)}};
+               {"gpus", std::move(gpus)},
+               {"cuda_kernels", kernels::cuda::cuda_backend().kernels != nullptr ? "usable" : kernels::cuda::cuda_backend().reason}};
   if (rates) {
     json["measured"] = {{"threads", rates->threads},
                         {"gemm_flops_per_second", rates->gemm_flops_per_second},
@@ -53,6 +55,10 @@ std::string to_text(const Machine& machine, const std::optional<Rates>& rates) {
   for (const Gpu& gpu : machine.gpus) {
     text += fmt::format("GPU          {}, compute capability {}, {:.1f} GB\n", gpu.name, gpu.compute_capability,
                         static_cast<double>(gpu.memory_bytes) / kGiga);
+  }
+  if (!machine.gpus.empty()) {
+    const kernels::cuda::CudaBackend& cuda = kernels::cuda::cuda_backend();
+    text += fmt::format("CUDA kernels {}\n", cuda.kernels != nullptr ? "usable" : cuda.reason);
   }
   if (rates) {
     text += fmt::format("fp32 GEMM    {:.0f} GFLOP/s on {} threads\n", rates->gemm_flops_per_second / kGiga, rates->threads);

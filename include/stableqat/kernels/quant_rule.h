@@ -3,6 +3,8 @@
 
 #include <cstdint>
 
+#include "stableqat/kernels/host_device.h"
+
 namespace stableqat::kernels {
 
 // Longest Fourier surrogate that the kernels take.
@@ -42,7 +44,7 @@ struct QuantizeCounts {
   std::int64_t changed = 0;  // codes that differ from the codes found in the output array
   std::int64_t clipped = 0;  // weights with x outside [mask_low, mask_high]
 
-  QuantizeCounts& operator+=(const QuantizeCounts& other) noexcept {
+  STABLEQAT_HOST_DEVICE QuantizeCounts& operator+=(const QuantizeCounts& other) noexcept {
     changed += other.changed;
     clipped += other.clipped;
     return *this;
