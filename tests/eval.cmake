@@ -1,7 +1,7 @@
 find_package(CLI11 2.1 REQUIRED)
 add_executable(compare_harness golden/compare_harness.cc)
 target_link_libraries(compare_harness PRIVATE stableqat::eval CLI11::CLI11)
-stableqat_use_torch_pch(compare_harness)
+stableqat_test_options(compare_harness TRUE)
 stableqat_warnings(compare_harness)
 
 # The harness's likelihoods of SmolLM2-135M. compare_harness exits with 77 where the model is not on this machine.

@@ -1,7 +1,7 @@
 find_package(CLI11 2.1 REQUIRED)
 add_executable(compare_model golden/compare_model.cc)
 target_link_libraries(compare_model PRIVATE stableqat::train CLI11::CLI11)
-stableqat_use_torch_pch(compare_model)
+stableqat_test_options(compare_model TRUE)
 stableqat_warnings(compare_model)
 
 # The golden numbers of SmolLM2-135M. compare_model exits with 77 where the model is not on this machine.
@@ -16,6 +16,7 @@ set_tests_properties(compare_model.float32_all compare_model.float64_all PROPERT
 
 add_library(test_support STATIC support/tiny_model.cc)
 target_link_libraries(test_support PUBLIC stableqat::models)
+stableqat_test_options(test_support TRUE)
 stableqat_warnings(test_support)
 
 stableqat_test(causal_attention_test SOURCES unit/causal_attention_test.cc LINK stableqat::models)
