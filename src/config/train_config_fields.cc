@@ -205,8 +205,8 @@ void add_train(TrainConfig::Train& train, std::vector<Field>& rows) {
           {.key = "train.compute",
            .target = one_of(train.compute, {{"auto", Compute::kAuto}, {"float", Compute::kFloat}, {"int8x2", Compute::kInt8x2}}),
            .help = "Products with quantized weights: `float` = in train.precision; `int8x2` = of the weights' integer codes with "
-                   "activations of "
-                   "two int8 digits, per-row scales and float32 precision only; `auto` = float."},
+                   "activations of two int8 digits, per-row scales and float32 precision only, and gradients of weights and of the head "
+                   "in bfloat16 where that is an instruction; `auto` = float."},
           {.key = "train.recompute",
            .target =
                one_of(train.recompute, {{"none", Recompute::kNone}, {"selective", Recompute::kSelective}, {"block", Recompute::kBlock}}),
