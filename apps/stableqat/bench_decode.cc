@@ -10,6 +10,7 @@
 #include "bench_flags.h"
 #include "commands.h"
 #include "model_flags.h"
+#include "stableqat/base/error.h"
 #include "stableqat/base/file.h"
 
 namespace stableqat::app {
@@ -38,8 +39,13 @@ ExitCode run(const Options& options, Console& console) {
     rows.back()["model"] = std::filesystem::path(options.model.path).filename().string();
     rows.back()["bits"] = loaded.model.settings() ? loaded.model.settings()->spec.bits : 16;
   }
-  fmt::print("\nCopy: {:.1f} GB/s, read and written. {} threads; logits of all kinds agree.\n", results.back().copy_bytes_per_second / 1e9,
-             at::get_num_threads());
+  if (results.empty()) throw ConfigError({"--weights", "kinds that this model does not have", "float32 among them", ""});
+  const bench::DecodeResult& last = results.back();
+  fmt::print(
+      "\nCopy: {:.1f} GB/s, read and written. {} threads. Logits differ from {}'s by {:.2g} of the largest; packed products by {:.2g} "
+      "of\n"
+      "what rounding allows.\n",
+      last.copy_bytes_per_second / 1e9, at::get_num_threads(), results.front().weights, last.logit_difference, last.product_difference);
   if (!options.json.empty()) write_text_file(options.json, rows.dump(2) + "\n");
   return ExitCode::kDone;
 }
@@ -51,6 +57,10 @@ void register_bench_decode(CLI::App& bench, Program& program) {
                                   "stableqat bench decode --model quickstart/last_checkpoint");
   const auto options = std::make_shared<Options>();
   add_model_flags(command, options->model);
+  command.add_option("--weights", options->decode.weights, "Kinds of weights to time, separated by commas")
+      ->delimiter(',')
+      ->check(CLI::IsMember({"float32", "codes", "packed"}))
+      ->capture_default_str();
   command.add_option("--prompt-tokens", options->decode.prompt_tokens, "Tokens that are there before")
       ->capture_default_str()
       ->check(CLI::PositiveNumber);

@@ -11,6 +11,8 @@
 #include <algorithm>
 #include <utility>
 
+#include "models/kernel_choice.h"
+#include "models/packed_token.h"
 #include "stableqat/base/error.h"
 #include "stableqat/models/functional.h"
 #include "stableqat/models/model_source.h"
@@ -205,6 +207,13 @@ at::Tensor CausalLm::hidden_states(const at::Tensor& ids, KvCache* cache) const 
   if (cache != nullptr && cache->length_ + ids.size(1) > cache->capacity_) {
     throw ConfigError({"key/value cache", std::to_string(cache->length_ + ids.size(1)) + " tokens",
                        "at most " + std::to_string(cache->capacity_), "make the cache as long as prompt and answer together"});
+  }
+  if (cache != nullptr && ids.numel() == 1 && !at::GradMode::is_enabled() && has_kernels(cache->keys_[0]) &&
+      can_decode_packed(config_, layers_)) {
+    const at::Tensor hidden =
+        decode_packed_token(config_, layers_, norm_, embed(ids), rope(cache->length_, 1), {cache->keys_, cache->values_, cache->length_});
+    ++cache->length_;
+    return hidden.view({1, 1, -1});
   }
   const at::Tensor hidden = hidden_states(ids, rope(cache == nullptr ? 0 : cache->length_, ids.size(1)), {cache, nullptr});
   if (cache != nullptr) cache->length_ += ids.size(1);

@@ -4,6 +4,7 @@
 #include <ATen/ops/empty.h>
 
 #include <algorithm>
+#include <atomic>
 #include <bit>
 #include <cmath>
 #include <string>
@@ -58,19 +59,41 @@ at::Tensor packed_tiles(const at::Tensor& codes, const Grid& grid) {
   return tiles;
 }
 
-constexpr std::int64_t kValueGroup = 32;
+// Codes that the extreme value of a group may have: those of grids up to 4 bits, and Q8_0's.
+constexpr int kExtremes[] = {1, 2, 3, 4, 5, 6, 7, 8, 127};
 
-// One group of from_values(): false unless the values are codes times a step.
-bool codes_of_group(const float* values, std::int8_t* codes, float& step) {
-  float largest = 0;
-  for (std::int64_t j = 0; j < kValueGroup; ++j) largest = std::max(largest, std::abs(values[j]));
-  step = largest / 127.0F;
-  for (std::int64_t j = 0; j < kValueGroup; ++j) {
-    const float code = step > 0 ? std::nearbyint(values[j] / step) : 0.0F;
-    if (!(code * step == values[j])) return false;
-    codes[j] = static_cast<std::int8_t>(code);
+// One group of from_values(): false unless the values are codes times a step. The extreme value gets a negative code, as two's complement
+// has one more of those.
+bool codes_of_group(const float* values, std::int64_t count, std::int8_t* codes, float& step) {
+  float extreme = 0;
+  for (std::int64_t j = 0; j < count; ++j) extreme = std::abs(values[j]) > std::abs(extreme) ? values[j] : extreme;
+  const auto fits = [&] {
+    for (std::int64_t j = 0; j < count; ++j) {
+      const float code = extreme == 0 ? 0.0F : std::nearbyint(values[j] / step);
+      if (!(code * step == values[j])) return false;
+      codes[j] = static_cast<std::int8_t>(code);
+    }
+    return true;
+  };
+  for (const int code : kExtremes) {
+    step = extreme / static_cast<float>(-code);
+    if (fits()) return true;
   }
-  return true;
+  return false;
+}
+
+// values [N, M] as codes with a step for each `group` columns; false when they lie on no such grid.
+bool codes_of_values(const at::Tensor& values, std::int64_t group, const at::Tensor& codes, const at::Tensor& step) {
+  const float* source = values.const_data_ptr<float>();
+  auto* code = codes.mutable_data_ptr<std::int8_t>();
+  auto* steps = step.mutable_data_ptr<float>();
+  std::atomic<bool> found{true};
+  at::parallel_for(0, step.numel(), 64, [&](std::int64_t begin, std::int64_t end) {
+    for (std::int64_t i = begin; i < end && found.load(std::memory_order_relaxed); ++i) {
+      if (!codes_of_group(source + i * group, group, code + i * group, steps[i])) found.store(false, std::memory_order_relaxed);
+    }
+  });
+  return found;
 }
 
 }  // namespace
@@ -108,32 +131,32 @@ PackedMatrix PackedMatrix::from_codes(const at::Tensor& codes, const at::Tensor&
 }
 
 std::optional<PackedMatrix> PackedMatrix::from_values(const at::Tensor& values) {
-  if (values.size(1) % kValueGroup != 0) return std::nullopt;
   const at::Tensor dense = values.contiguous();
   const at::Tensor codes = at::empty(dense.sizes(), at::kChar);
-  const at::Tensor step = at::empty({dense.size(0), dense.size(1) / kValueGroup}, at::kFloat);
-  const float* source = dense.const_data_ptr<float>();
-  auto* code = codes.mutable_data_ptr<std::int8_t>();
-  auto* steps = step.mutable_data_ptr<float>();
-  for (std::int64_t group = 0; group < step.numel(); ++group) {
-    if (!codes_of_group(source + group * kValueGroup, code + group * kValueGroup, steps[group])) return std::nullopt;
+  const std::int64_t columns = dense.size(1);
+  for (const std::int64_t group : {columns, std::int64_t{128}, std::int64_t{64}, std::int64_t{32}}) {
+    if (columns % group != 0) continue;
+    const at::Tensor step = at::empty({dense.size(0), columns / group}, at::kFloat);
+    if (codes_of_values(dense, group, codes, step)) return from_codes(codes, step);
   }
-  return from_codes(codes, step);
+  return std::nullopt;
 }
 
 at::Tensor PackedMatrix::product(const DigitActivations& x) const {
   at::Tensor y = at::empty({x.rows(), rows_}, at::kFloat);
-  kernels::packed_kernels().forward(x.rows(), x.view(),
-                                    {.rows = rows_,
-                                     .columns = columns_,
-                                     .bits = bits_,
-                                     .tiles = tiles_.const_data_ptr<std::uint8_t>(),
-                                     .level_step = level_step_,
-                                     .lowest = lowest_,
-                                     .step = step_.const_data_ptr<float>(),
-                                     .group = columns_ / step_.size(1)},
-                                    y.mutable_data_ptr<float>());
+  kernels::packed_kernels().forward(x.rows(), x.view(), view(), y.mutable_data_ptr<float>());
   return y;
+}
+
+kernels::PackedWeight PackedMatrix::view() const {
+  return {.rows = rows_,
+          .columns = columns_,
+          .bits = bits_,
+          .tiles = tiles_.const_data_ptr<std::uint8_t>(),
+          .level_step = level_step_,
+          .lowest = lowest_,
+          .step = step_.const_data_ptr<float>(),
+          .group = columns_ / step_.size(1)};
 }
 
 }  // namespace stableqat

@@ -152,12 +152,16 @@ void QuantizedModel::set_code_products(CodeProducts products) {
 
 void QuantizedModel::pack_for_decoding() {
   const at::NoGradGuard no_grad;
-  model_.visit_linears([](const std::string&, Linear& layer) {
-    if (layer.codes.defined()) layer.packed = std::make_shared<PackedMatrix>(PackedMatrix::from_codes(layer.codes, layer.step));
-  });
   if (products_ == CodeProducts::kOff) return;
-  if (auto head = PackedMatrix::from_values(model_.head().detach()))
-    model_.set_packed_head(std::make_shared<PackedMatrix>(*std::move(head)));
+  const auto packed_values = [](const at::Tensor& values) {
+    auto packed = PackedMatrix::from_values(values.detach());
+    return packed ? std::make_shared<const PackedMatrix>(*std::move(packed)) : nullptr;
+  };
+  model_.visit_linears([&](const std::string&, Linear& layer) {
+    layer.packed = layer.codes.defined() ? std::make_shared<const PackedMatrix>(PackedMatrix::from_codes(layer.codes, layer.step))
+                                         : packed_values(layer.weight);
+  });
+  model_.set_packed_head(packed_values(model_.head()));
 }
 
 void QuantizedModel::refresh_codes() {

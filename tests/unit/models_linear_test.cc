@@ -152,8 +152,28 @@ TEST(PackedMatrix, FindsAnEightBitGrid) {
   const auto packed = PackedMatrix::from_values(values);
   ASSERT_TRUE(packed);
   expect_packed_product(*packed, values);
+  EXPECT_EQ(packed->bits(), 8);
   EXPECT_FALSE(PackedMatrix::from_values(at::randn({kOut, 96})));
   EXPECT_FALSE(PackedMatrix::from_values(values.narrow(1, 0, 90)));
+}
+
+// As GGUF files hold them: codes of 2, 3 and 4 bits with a half-precision step for a row or a block, of either sign.
+TEST(PackedMatrix, FindsTheGridOfDequantizedCodes) {
+  struct Codes {
+    int first, count, bits;
+  };
+  for (const Codes c : {Codes{-1, 3, 2}, Codes{-2, 4, 2}, Codes{-4, 8, 3}, Codes{-8, 16, 4}}) {
+    for (const std::int64_t groups : {1, 2, 4}) {
+      const at::Tensor codes = (at::randint(c.count, {kOut, 128}) + c.first).to(at::kFloat);
+      const at::Tensor step = at::randn({kOut, groups}).to(at::kHalf).to(at::kFloat);
+      const at::Tensor values = (codes.view({kOut, groups, -1}) * step.unsqueeze(2)).view({kOut, 128});
+      const auto packed = PackedMatrix::from_values(values);
+      ASSERT_TRUE(packed);
+      EXPECT_EQ(packed->bits(), c.bits);
+      EXPECT_EQ(packed->view().group, 128 / groups);
+      expect_packed_product(*packed, values);
+    }
+  }
 }
 
 TEST(Linear, PackedWeightsServeAFewRowsWithoutGradient) {

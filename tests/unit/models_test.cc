@@ -1,4 +1,5 @@
 // The decoder and its head against closed forms, against the same thing computed another way, and against autograd.
+#include <ATen/Parallel.h>
 #include <ATen/TensorOperators.h>
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/cat.h>
@@ -76,6 +77,52 @@ TEST_F(ModelsTest, CachedStepsGiveTheHiddenStatesOfTheWholeText) {
     }
     EXPECT_LT(relative_difference(at::cat(parts, 1), whole), kDoubleTolerance);
     EXPECT_THROW(model.hidden_states(ids.narrow(1, 0, 1), &cache), ConfigError);
+  }
+}
+
+// One sequence takes the short way of decode_packed_token(); two of them the operations that serve every shape.
+TEST_F(ModelsTest, DecodingFromPackedWeightsGivesTheSameBits) {
+  ModelConfig plain = testing::tiny_config();
+  ModelConfig biased = plain;
+  biased.model_type = "qwen2";
+  biased.attention_qkv_bias = true;
+  ModelConfig normed = plain;
+  normed.model_type = "qwen3";
+  normed.qk_norm = true;
+  normed.num_key_value_heads = 4;
+  ModelConfig partly_turned = plain;
+  partly_turned.model_type = "smollm3";
+  partly_turned.layers_without_rope = {1};
+  const int threads = at::get_num_threads();
+  for (const ModelConfig& config : {plain, biased, normed, partly_turned}) {
+    for (const std::int64_t group_size : {0, 32}) {
+      SCOPED_TRACE(config.model_type + ", group size " + std::to_string(group_size));
+      testing::write_tiny_model(folder_, config);
+      QuantizationSettings settings;
+      settings.spec.bits = 3;
+      settings.spec.group_size = group_size;
+      QuantizedModel model(*ModelSource::open(folder_), at::kFloat, settings);
+      model.set_code_products(CodeProducts::kFloat);
+      model.pack_for_decoding();
+      const at::NoGradGuard no_grad;
+      const at::Tensor ids = some_ids(1, 9);
+      const auto decode = [&](std::int64_t batch) {
+        KvCache cache(config, batch, 9, at::kFloat);
+        std::vector<at::Tensor> hidden;
+        for (const std::int64_t count : {3, 1, 1, 1, 1, 1, 1}) {
+          hidden.push_back(
+              model.model().hidden_states(ids.narrow(1, cache.length(), count).expand({batch, count}), &cache).narrow(0, 0, 1));
+        }
+        EXPECT_EQ(cache.length(), 9);
+        return at::cat(hidden, 1);
+      };
+      const at::Tensor expected = decode(2);
+      for (const int count : {1, 2, 3}) {
+        at::set_num_threads(count);
+        EXPECT_TRUE(decode(1).equal(expected)) << count << " threads";
+      }
+      at::set_num_threads(threads);
+    }
   }
 }
 

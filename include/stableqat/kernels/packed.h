@@ -41,6 +41,14 @@ struct PackedWeight {
   std::int64_t group = 0;
 };
 
+// Rows first .. first + count - 1 of it; `first` is a multiple of kPackedRows.
+constexpr PackedWeight packed_rows(PackedWeight w, std::int64_t first, std::int64_t count) noexcept {
+  w.tiles += packed_bytes(first, w.columns, w.bits);
+  w.step += first * (w.columns / w.group);
+  w.rows = count;
+  return w;
+}
+
 // Rows of activations as digits; all memory is the caller's. x[i, m] = scale[i] * (128 * high + low).
 struct DigitRows {
   std::int8_t* high = nullptr;           // [m, digit_stride()]

@@ -31,12 +31,15 @@ class PackedMatrix {
   // A group (M / G columns) is a row or a power of two of at least 32 columns (else ConfigError).
   static PackedMatrix from_codes(const at::Tensor& codes, const at::Tensor& step);
 
-  // From values [N, M] float32 that lie on a grid of int8 codes times a step for each 32 columns, like those of GGUF's Q8_0: exact, or
-  // nullopt when they lie on none.
+  // From values [N, M] float32 that lie on a grid of codes times a step for each row, or each 128, 64 or 32 columns: codes up to 8 like
+  // those of GGUF's Q4_0, Q3_K and Q2_0 as exported here, or up to 127 like Q8_0's. Exact, or nullopt when they lie on no such grid.
   static std::optional<PackedMatrix> from_values(const at::Tensor& values);
 
   // x w^T: [R, N] float32. Products and sums of a group are exact, but for the rounding of x.
   at::Tensor product(const DigitActivations& x) const;
+
+  // Refers to this object's memory.
+  kernels::PackedWeight view() const;
 
   std::int64_t rows() const noexcept { return rows_; }
   std::int64_t columns() const noexcept { return columns_; }

@@ -50,9 +50,9 @@ class QuantizedModel {
   // gradients of the head and of its input in bf16, as it does those of quantized weights.
   void set_code_products(CodeProducts products);
 
-  // Packs the quantized weights of the blocks, and a head that lies on an 8-bit grid, so that decoding reads 2, 3, 4 or 8 bits a weight
-  // (packed_matrix.h). Activations of products of a few rows are rounded to 15 bits then. Weights must not change afterwards. Needs
-  // set_code_products() other than kOff; does nothing without quantized weights.
+  // Packs the quantized weights of the blocks, so that decoding reads 2, 3, 4 or 8 bits a weight, and with them the head and plain weights
+  // that lie on such a grid, like those of a GGUF file (PackedMatrix::from_values()). Activations of products of a few rows are rounded to
+  // 15 bits then. Weights must not change afterwards. Does nothing while set_code_products() is kOff.
   void pack_for_decoding();
 
   // Quantizes all weights anew and refreshes the model's compute copies. Call after masters or scales changed.
