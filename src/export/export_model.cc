@@ -21,7 +21,8 @@ ExportCodes codes_of(const QuantizedWeight& weight) {
   return {{weight.codes().const_data_ptr<std::int8_t>(), static_cast<std::size_t>(weight.codes().numel())},
           {steps.begin(), steps.end()},
           weight.columns() / weight.scales_per_row(),
-          code_grid(weight.spec())};
+          code_grid(weight.spec()),
+          weight.alpha().defined() ? std::optional(weight.alpha().item<float>()) : std::nullopt};
 }
 
 }  // namespace

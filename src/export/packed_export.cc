@@ -36,6 +36,7 @@ void add_layer(FolderWriter& writer, const ExportTensor& tensor) {
   writer.add(tensor.layer() + ".weight_scale", scale_type, {rows, static_cast<std::int64_t>(codes.steps.size()) / rows},
              FolderWriter::float_bytes(codes.steps, scale_type));
   writer.add(tensor.layer() + ".weight_shape", DType::kI64, {2}, std::move(shape));
+  if (codes.alpha) writer.add(tensor.layer() + ".alpha_dsq", DType::kF32, {1}, FolderWriter::float_bytes({&*codes.alpha, 1}, DType::kF32));
   writer.report({.name = tensor.name,
                  .type = std::to_string(codes.grid.index_bits()) + "-bit codes",
                  .elements = tensor.values.size(),

@@ -47,6 +47,14 @@ void prove_tensor(const ModelSource& source, const ExportTensor& tensor, Exporte
   }
 }
 
+void prove_alpha(const ModelSource& source, const ExportTensor& tensor) {
+  if (!tensor.quantized || !tensor.quantized->alpha) return;
+  const std::string name = tensor.layer() + ".alpha_dsq";
+  float found = 0;
+  if (source.has(name)) source.read(name, {&found, 1});
+  if (found != *tensor.quantized->alpha) fail(source.path(), name, number_text(found, 9), number_text(*tensor.quantized->alpha, 9));
+}
+
 // GGUF has no name for Mistral, and may add ids that the configuration leaves out.
 void prove_config(const std::filesystem::path& path, const ModelConfig& expected, ModelConfig found) {
   if (expected.model_type == "mistral" && found.model_type == "llama") found.model_type = expected.model_type;
@@ -62,6 +70,9 @@ void prove(const ExportModel& model, const std::filesystem::path& path, ExportRe
     const auto source = ModelSource::open(path);
     prove_config(path, model.config, source->config());
     for (std::size_t i = 0; i < model.tensors.size(); ++i) prove_tensor(*source, model.tensors[i], report.tensors.at(i));
+    if (report.format == ExportFormat::kPacked) {
+      for (const ExportTensor& tensor : model.tensors) prove_alpha(*source, tensor);
+    }
     if (model.config.tie_word_embeddings && source->has("lm_head.weight")) fail(path, "head", "a tensor of its own", "the embedding");
     report.test_text = kTestText;
     report.test_ids = model.tokenizer.encode(report.test_text);

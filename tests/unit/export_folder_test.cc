@@ -59,11 +59,16 @@ TEST_F(ExportTest, PackedFoldersGoOnWhereTheModelWas) {
   for (const QuantizationSettings& settings : all_settings()) {
     SCOPED_TRACE(to_json(settings).dump());
     const auto original = model(testing::tiny_config(), settings);
+    const bool is_soft = settings.spec.kind == Kind::kDsq;
+    if (is_soft) original->weights()[3].alpha().fill_(0.37);
     const ExportReport report = export_to_file(exportable(*original), options(ExportFormat::kPacked, "packed"));
     EXPECT_EQ(report.differing(), 0u);
     const auto found = load(folder_ / "packed");
     EXPECT_EQ(found->settings()->spec, settings.spec);
     expect_same_weights(*original, *found);
+    if (is_soft) {
+      EXPECT_EQ(found->weights()[3].alpha().item<float>(), 0.37F);
+    }
   }
 }
 

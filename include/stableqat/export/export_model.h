@@ -23,6 +23,7 @@ struct ExportCodes {
   std::vector<float> steps;            // [N, G]
   std::int64_t group = 0;              // M / G
   CodeGrid grid;
+  std::optional<float> alpha;  // DSQ's, for further training; the values do not depend on it
 };
 
 struct ExportTensor {

@@ -4,6 +4,7 @@
 //   model.safetensors  "<layer>.weight_packed" U8 [N, ceil(M * bits / 8)]: indices of the grid's values, densely packed row by row
 //                      "<layer>.weight_scale" F16 or F32 [N, G]: the step, weight = code * step
 //                      "<layer>.weight_shape" I64 [2]: N, M
+//                      "<layer>.alpha_dsq" F32 [1]: of DSQ's surrogate, for further training
 //                      "model.embed_tokens.weight_blocks", "lm_head.weight_blocks" U8: ggml blocks of "embedding_type" over all values,
 //                      unless that is F32 or F16; every other tensor under its Hugging Face name
 // Letters: N out features, M in features, G scales per row.
