@@ -1,11 +1,12 @@
 #!/usr/bin/env python3
 """Compares exported models with programs that are not ours: every weight, bit for bit.
 
-The reference is `stableqat export --format hf --dtype float32`: the dequantized weights. GGUF files are read and dequantized by `gguf`,
-compressed-tensors folders decompressed by `compressed-tensors`, GPTQ folders by a reader written here from the layout's description.
+The reference is `stableqat export --format hf --dtype float32`: the dequantized weights. GGUF files are read and dequantized by `gguf`
+(Q2_0, which gguf 0.19.0 does not know, from the layout's description), compressed-tensors folders decompressed by `compressed-tensors`,
+GPTQ folders by a reader written here from the layout's description.
 
 Needs: pip install -r tools/requirements.txt. Exit code 77 when a package is missing, 1 when a value differs.
-Usage: check_export.py --reference FOLDER [--gguf FILE] [--compressed-tensors FOLDER] [--gptq FOLDER] [--rounded-embedding]
+Usage: check_export.py --reference FOLDER [--gguf FILE] [--compressed-tensors FOLDER] [--gptq FOLDER] [--rounded-embedding] [--json OUT]
 """
 
 import argparse
@@ -49,9 +50,35 @@ def halves_from_pairs(rows, heads):
     return pairs.swapaxes(1, 2).reshape(rows.shape)
 
 
+def add_q2_0():
+    """A block of 64 weights: a half-precision step, then 16 bytes of levels, from the lowest bits up; weight = (level - 1) * step."""
+    import gguf
+
+    if "Q2_0" in gguf.GGMLQuantizationType.__members__:
+        return
+    kind = int.__new__(gguf.GGMLQuantizationType, 42)
+    kind._name_, kind._value_ = "Q2_0", 42
+    gguf.GGMLQuantizationType._member_map_["Q2_0"] = kind
+    gguf.GGMLQuantizationType._value2member_map_[42] = kind
+    gguf.GGML_QUANT_SIZES[kind] = (64, 18)
+
+
+def dequantize(tensor):
+    import gguf
+    import numpy as np
+
+    if tensor.tensor_type.name != "Q2_0":
+        return gguf.quants.dequantize(tensor.data, tensor.tensor_type)
+    blocks = np.asarray(tensor.data).reshape(-1, 18)
+    step = blocks[:, :2].copy().view(np.float16).astype(np.float32)
+    levels = (blocks[:, 2:, None] >> np.array([0, 2, 4, 6], np.uint8)) & 3
+    return (levels.reshape(-1, 64).astype(np.float32) - 1) * step
+
+
 def read_gguf(path, config):
     import gguf
 
+    add_q2_0()
     reader = gguf.GGUFReader(path)
     architecture = reader.get_field("general.architecture").contents()
     weights = {}
@@ -59,7 +86,7 @@ def read_gguf(path, config):
         if tensor.name == "rope_freqs.weight":
             continue
         name = huggingface_name(tensor.name)
-        values = gguf.quants.dequantize(tensor.data, tensor.tensor_type).reshape([int(n) for n in reversed(tensor.shape)])
+        values = dequantize(tensor).reshape([int(n) for n in reversed(tensor.shape)])
         if architecture == "llama" and ".q_proj." in name:
             values = halves_from_pairs(values, config["num_attention_heads"])
         if architecture == "llama" and ".k_proj." in name:
@@ -121,24 +148,31 @@ def read_gptq(folder):
 
 
 def compare(title, weights, detail, reference, rounded_embedding):
-    """Zeros of either sign are equal."""
+    """Zeros of either sign are equal. Returns what is found, for a table."""
     import numpy as np
 
     missing = sorted(set(reference) ^ set(weights))
     if missing:
         sys.exit(f"{title}: tensors in one model only: {', '.join(missing[:5])}")
-    count = 0
+    row = {"file": pathlib.Path(title).name, "detail": detail, "compared": 0, "differing": 0}
     for name, expected in reference.items():
         found = weights[name]
         if name in TABLES and rounded_embedding:
             error = np.sqrt(((found - expected) ** 2).sum() / (expected**2).sum())
             print(f"{title}: {name} was rounded, relative rms error {error:.2e}")
+            row["rounded"] = {name: float(error)}
             continue
+        if found.shape != expected.shape:
+            sys.exit(f"{title}: {name}: shape {found.shape}, expected {expected.shape}")
         differing = int((found != expected).sum())
-        if differing or found.shape != expected.shape:
-            sys.exit(f"{title}: {name}: {differing} of {expected.size} values differ")
-        count += expected.size
-    print(f"{title} ({detail}): {count} weights are the reference's, bit for bit")
+        if differing:
+            print(f"{title}: {name}: {differing} of {expected.size} values differ")
+        row["differing"] += differing
+        row["compared"] += expected.size
+    path = pathlib.Path(title)
+    row["bytes"] = (path if path.is_file() else path / "model.safetensors").stat().st_size
+    print(f"{title} ({detail}), {row['bytes']} bytes: {row['differing']} of {row['compared']} weights differ from the reference's")
+    return row
 
 
 def main():
@@ -148,6 +182,7 @@ def main():
     parser.add_argument("--compressed-tensors", action="append", default=[])
     parser.add_argument("--gptq", action="append", default=[])
     parser.add_argument("--rounded-embedding", action="store_true")
+    parser.add_argument("--json")
     arguments = parser.parse_args()
     try:
         import compressed_tensors  # noqa: F401
@@ -158,12 +193,12 @@ def main():
         sys.exit(77)
     tensors, config = load(arguments.reference)
     reference = {name: values.float().numpy() for name, values in tensors.items()}
-    for path in arguments.gguf:
-        compare(path, *read_gguf(path, config), reference, arguments.rounded_embedding)
-    for path in arguments.compressed_tensors:
-        compare(path, *read_compressed_tensors(path), reference, False)
-    for path in arguments.gptq:
-        compare(path, *read_gptq(path), reference, False)
+    rows = [compare(path, *read_gguf(path, config), reference, arguments.rounded_embedding) for path in arguments.gguf]
+    rows += [compare(path, *read_compressed_tensors(path), reference, False) for path in arguments.compressed_tensors]
+    rows += [compare(path, *read_gptq(path), reference, False) for path in arguments.gptq]
+    if arguments.json:
+        pathlib.Path(arguments.json).write_text(json.dumps(rows, indent=2) + "\n")
+    sys.exit(1 if any(row["differing"] for row in rows) else 0)
 
 
 if __name__ == "__main__":

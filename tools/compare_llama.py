@@ -1,17 +1,24 @@
 #!/usr/bin/env python3
 """Runs an exported GGUF file in a stock llama.cpp (PyPI package xllamacpp) and compares it with this program on the same file.
 
-Compared: the token ids of the export report's test text; greedy continuations of five prompts; with --text, perplexity, by asking for one
-token at a time and forcing the true one. llama.cpp rounds activations to 8 bits, so continuations may part after some tokens.
+Compared: the token ids of the export report's test text; greedy continuations of five prompts; with --text, the log-probability of every token
+of blocks of --context tokens, each block a text of its own whose first token is given, not scored (as `stableqat eval --ppl` does). llama.cpp
+is asked for one token at a time, and made to choose the true one.
+
+llama.cpp rounds activations to 8 bits before products with quantized weights. --exact names a GGUF file with the same weights in F32, for which it
+does not: what differs between its two runs is that rounding, what differs between us and its F32 run is ours or its arithmetic. The cache of keys and
+values is F32 in both. Where a continuation parts, the margin is how much more likely the F32 run finds the first choice than the second, in nats.
 
 Needs: pip install -r tools/requirements.txt. Exit code 77 when the package is missing, 1 when a comparison fails.
-Usage: compare_llama.py --gguf FILE --report FILE.json --program stableqat [--token-ids-only] [--text FILE --tokens 512] [--json OUT]
+Usage: compare_llama.py --gguf FILE --report FILE.json --program stableqat [--exact FILE] [--token-ids-only]
+                        [--text FILE --tokens 2048 --context 256] [--json OUT]
 """
 
 import argparse
 import json
 import math
 import pathlib
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -26,7 +33,8 @@ PROMPTS = [
 ]
 CONTINUATION = 24  # tokens asked for
 AGREEING = 16  # tokens that have to agree, in all prompts but one
-PERPLEXITY_TOLERANCE = 0.005  # relative
+PERPLEXITY_TOLERANCE = 0.005  # relative, of the file
+EXACT_TOLERANCE = 0.001  # relative, of the same weights in F32
 
 
 class Llama:
@@ -39,6 +47,7 @@ class Llama:
         params.n_parallel = 1
         params.cpuparams.n_threads = threads
         params.warmup = False
+        params.cache_type_k = params.cache_type_v = xllamacpp.ggml_type.GGML_TYPE_F32
         self.server = xllamacpp.Server(params)
 
     def post(self, path, body):
@@ -49,22 +58,21 @@ class Llama:
     def tokenize(self, text, special=True):
         return self.post("/tokenize", {"content": text, "add_special": special, "parse_special": True})["tokens"]
 
-    def greedy(self, prompt, count):
-        answer = self.post("/completion", {"prompt": prompt, "n_predict": count, "temperature": 0, "n_probs": 1, "return_tokens": True})
-        pieces = [entry["token"] for entry in answer["completion_probabilities"]]
-        return answer["tokens"], "".join(pieces[:AGREEING]), answer["timings"]
+    def complete(self, prompt, count, **settings):
+        """Tokens as {"id", "token", "logprob", "top_logprobs"}: greedy, no penalty, probabilities before sampling."""
+        body = {"prompt": prompt, "n_predict": count, "temperature": 0, "repeat_penalty": 1.0, "n_probs": 2, "return_tokens": True, "cache_prompt": True}
+        return self.post("/completion", body | settings)["completion_probabilities"]
 
     def log_probability(self, context, target):
-        """Of `target` after `context`. The bias makes the sampler choose it; the reported probability is that before sampling."""
-        answer = self.post(
-            "/completion",
-            {"prompt": context, "n_predict": 1, "temperature": 0, "n_probs": 1, "logit_bias": [[target, 1000.0]], "cache_prompt": True,
-             "return_tokens": True},
-        )
-        entry = answer["completion_probabilities"][0]
+        entry = self.complete(context, 1, logit_bias=[[target, 1000.0]])[0]
         if entry["id"] != target:
             raise RuntimeError(f"llama.cpp chose {entry['id']} instead of {target}")
         return entry["logprob"]
+
+    def margin(self, context):
+        """How much more likely the first choice is than the second, in nats."""
+        first, second = self.complete(context, 1)[0]["top_logprobs"][:2]
+        return first["logprob"] - second["logprob"]
 
 
 def run(arguments):
@@ -77,29 +85,65 @@ def compare_tokens(llama, report):
     return {"token_ids": len(expected), "token_ids_agree": found == expected}
 
 
-def compare_continuations(llama, program, gguf):
-    agreeing = []
+def agreeing_tokens(entries, text):
+    """How many of llama.cpp's first tokens spell the beginning of the text."""
+    spelled = ""
+    for count, entry in enumerate(entries):
+        spelled += entry["token"]
+        if not text.startswith(spelled):
+            return count
+    return len(entries)
+
+
+def compare_continuations(llama, exact, program, gguf):
+    rows = []
     for prompt in PROMPTS:
-        _, start, _ = llama.greedy(prompt, CONTINUATION)
-        ours = run([program, "generate", "--model", gguf, "--prompt", prompt, "--max-tokens", str(CONTINUATION), "-q"])
-        agreeing.append(ours[len(prompt) :].startswith(start))
-        if not agreeing[-1]:
-            print(f"  {prompt!r}\n    llama.cpp {start!r}\n    ours      {ours[len(prompt):]!r}")
-    return {"prompts": len(PROMPTS), "tokens_compared": AGREEING, "prompts_agree": sum(agreeing)}
+        ours = run([program, "generate", "--model", gguf, "--prompt", prompt, "--max-tokens", str(CONTINUATION), "-q"])[len(prompt) :]
+        entries = llama.complete(prompt, CONTINUATION)
+        row = {"prompt": prompt, "agreeing": agreeing_tokens(entries, ours)}
+        if exact:
+            row["agreeing_exact"] = agreeing_tokens(exact.complete(prompt, CONTINUATION), ours)
+            if row["agreeing"] < len(entries):
+                row["margin"] = exact.margin(llama.tokenize(prompt) + [entry["id"] for entry in entries[: row["agreeing"]]])
+        rows.append(row)
+        print(f"  {row}", flush=True)
+    agree = sum(row["agreeing"] >= AGREEING for row in rows)
+    return {"prompts": len(rows), "tokens_compared": AGREEING, "prompts_agree": agree, "continuations": rows}
 
 
-def compare_perplexity(llama, program, gguf, text, tokens):
+def log_probabilities(llama, ids, context):
+    """Of all tokens but the first of each block."""
+    values = []
+    for first in range(0, len(ids), context):
+        block = ids[first : first + context]
+        values += [llama.log_probability(block[:i], block[i]) for i in range(1, len(block))]
+    return values
+
+
+def perplexity(values):
+    return math.exp(-sum(values) / len(values))
+
+
+def compare_perplexity(llama, exact, program, gguf, text, tokens, context):
     with tempfile.TemporaryDirectory() as folder:
         result = pathlib.Path(folder) / "ours.json"
         plain = pathlib.Path(folder) / "text.txt"
         plain.write_text(text)
-        run([program, "eval", "--model", gguf, "--ppl", str(plain), "--context", str(tokens), "--max-tokens", str(tokens), "--json", str(result), "-q"])
+        run([program, "eval", "--model", gguf, "--ppl", str(plain), "--context", str(context), "--max-tokens", str(tokens), "--json", str(result), "-q"])
         ours = json.loads(result.read_text())
     ids = llama.tokenize(text, special=False)[:tokens]
-    total = -sum(llama.log_probability(ids[:i], ids[i]) for i in range(1, len(ids)))
-    theirs = math.exp(total / (len(ids) - 1))
-    return {"perplexity_tokens": ours["tokens"], "perplexity": ours["perplexity"], "llama_perplexity": theirs,
-            "perplexity_ratio": theirs / ours["perplexity"]}
+    theirs = log_probabilities(llama, ids, context)
+    if len(theirs) != ours["tokens"]:
+        raise RuntimeError(f"llama.cpp scored {len(theirs)} tokens, we {ours['tokens']}")
+    found = {"scored_tokens": ours["tokens"], "context": context, "perplexity": ours["perplexity"], "llama_perplexity": perplexity(theirs),
+             "perplexity_ratio": perplexity(theirs) / ours["perplexity"]}
+    if exact:
+        reference = log_probabilities(exact, ids, context)
+        differences = [a - b for a, b in zip(theirs, reference)]
+        found |= {"exact_perplexity": perplexity(reference), "exact_ratio": perplexity(reference) / ours["perplexity"],
+                  "rounding_mean": statistics.mean(differences), "rounding_deviation": statistics.stdev(differences),
+                  "rounding_mean_error": statistics.stdev(differences) / math.sqrt(len(differences))}
+    return found
 
 
 def main():
@@ -107,9 +151,11 @@ def main():
     parser.add_argument("--gguf", required=True)
     parser.add_argument("--report", required=True)
     parser.add_argument("--program", required=True)
+    parser.add_argument("--exact")
     parser.add_argument("--token-ids-only", action="store_true")
     parser.add_argument("--text")
-    parser.add_argument("--tokens", type=int, default=512)
+    parser.add_argument("--tokens", type=int, default=2048)
+    parser.add_argument("--context", type=int, default=256)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--json")
     arguments = parser.parse_args()
@@ -118,16 +164,18 @@ def main():
     except ImportError as error:
         print(f"skipped: {error}")
         sys.exit(77)
+    exact = Llama(arguments.exact, arguments.threads) if arguments.exact else None
     result = {"gguf": pathlib.Path(arguments.gguf).name}
     result |= compare_tokens(llama, json.loads(pathlib.Path(arguments.report).read_text()))
     ok = result["token_ids_agree"]
     if not arguments.token_ids_only:
-        result |= compare_continuations(llama, arguments.program, arguments.gguf)
+        result |= compare_continuations(llama, exact, arguments.program, arguments.gguf)
         ok = ok and result["prompts_agree"] >= len(PROMPTS) - 1
     if arguments.text:
         text = pathlib.Path(arguments.text).read_text()
-        result |= compare_perplexity(llama, arguments.program, arguments.gguf, text, arguments.tokens)
+        result |= compare_perplexity(llama, exact, arguments.program, arguments.gguf, text, arguments.tokens, arguments.context)
         ok = ok and abs(result["perplexity_ratio"] - 1) <= PERPLEXITY_TOLERANCE
+        ok = ok and abs(result.get("exact_ratio", 1) - 1) <= EXACT_TOLERANCE
     print(json.dumps(result, indent=2))
     if arguments.json:
         pathlib.Path(arguments.json).write_text(json.dumps(result, indent=2) + "\n")

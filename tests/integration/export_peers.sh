@@ -18,18 +18,22 @@ trap 'rm -rf "$folder"' EXIT
 
 export_model() { "$program" export --model "$STABLEQAT_TEST_MODEL" --overwrite -q "$@"; }
 
-# Every weight, bit for bit. gguf-py 0.19.0 does not know Q2_0, so that 2 bits go into Q2_K.
+# Every weight, bit for bit.
 compare_formats() {
   "$python" -c 'import compressed_tensors, gguf, safetensors, torch' 2>/dev/null || skip "no compressed-tensors, gguf, safetensors and torch for $python"
-  local bits
+  local bits group
   for bits in 1.58 2 3 4; do
-    export_model --bits "$bits" --format hf --dtype float32 --output "$folder/reference"
-    export_model --bits "$bits" --format gguf --compat --output "$folder/model.gguf"
-    export_model --bits "$bits" --format compressed-tensors --output "$folder/compressed"
-    export_model --bits "$bits" --format gptq --output "$folder/gptq1"
-    export_model --bits "$bits" --format gptq --gptq-version 2 --output "$folder/gptq2"
-    "$python" "$tools/check_export.py" --reference "$folder/reference" --gguf "$folder/model.gguf" \
-      --compressed-tensors "$folder/compressed" --gptq "$folder/gptq1" --gptq "$folder/gptq2"
+    for group in 0 64; do
+      local grid=(--bits "$bits" --group-size "$group")
+      export_model "${grid[@]}" --format hf --dtype float32 --output "$folder/reference"
+      export_model "${grid[@]}" --format gguf --output "$folder/model.gguf"
+      export_model "${grid[@]}" --format gguf --compat --output "$folder/compat.gguf"
+      export_model "${grid[@]}" --format compressed-tensors --output "$folder/compressed"
+      export_model "${grid[@]}" --format gptq --output "$folder/gptq1"
+      export_model "${grid[@]}" --format gptq --gptq-version 2 --output "$folder/gptq2"
+      "$python" "$tools/check_export.py" --reference "$folder/reference" --gguf "$folder/model.gguf" --gguf "$folder/compat.gguf" \
+        --compressed-tensors "$folder/compressed" --gptq "$folder/gptq1" --gptq "$folder/gptq2"
+    done
   done
 }
 
