@@ -1,11 +1,13 @@
 #include <ATen/Parallel.h>
 #include <ATen/TensorOperators.h>
+#include <ATen/core/grad_mode.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/ones.h>
 #include <ATen/ops/scaled_dot_product_attention.h>
 #include <ATen/record_function.h>
 #include <torch/csrc/autograd/custom_function.h>
 
+#include <algorithm>
 #include <cmath>
 #include <optional>
 
@@ -67,6 +69,28 @@ class AttentionFunction : public Function<AttentionFunction> {
   }
 };
 
+// A token at a time: [B, 1, H, D].
+at::Tensor attend_one_query(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v) {
+  const at::Tensor out = at::empty(q.sizes(), q.options());
+  const kernels::HeadView<const float> queries = heads_of(q), keys = heads_of(k), values = heads_of(v);
+  const kernels::HeadView<float> to = writable_heads_of(out);
+  const std::int64_t group = q.size(2) / k.size(2);
+  at::parallel_for(0, q.size(0) * q.size(2), std::max<std::int64_t>(1, 4096 / k.size(1)), [&](std::int64_t begin, std::int64_t end) {
+    const at::Tensor scores = at::empty({k.size(1)}, q.options());
+    for (std::int64_t i = begin; i < end; ++i) {
+      const std::int64_t batch = i / q.size(2);
+      const std::int64_t head = i % q.size(2);
+      const auto at_head = [batch](const auto& view, std::int64_t which) {
+        return view.data + batch * view.strides.batch + which * view.strides.head;
+      };
+      kernels::attention_kernels().one_query(k.size(1), q.size(3), scale_of(q), at_head(queries, head), at_head(keys, head / group),
+                                             keys.strides.token, at_head(values, head / group), values.strides.token, at_head(to, head),
+                                             scores.data_ptr<float>());
+    }
+  });
+  return out;
+}
+
 at::Tensor repeat_heads(const at::Tensor& x, std::int64_t heads) {
   const std::int64_t groups = heads / x.size(1);
   if (groups == 1) return x;
@@ -87,6 +111,7 @@ at::Tensor causal_attention_ref(const at::Tensor& q, const at::Tensor& k, const 
 
 at::Tensor causal_attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v) {
   if (!has_kernels(q)) return causal_attention_ref(q, k, v);
+  if (q.size(1) == 1 && !at::GradMode::is_enabled()) return attend_one_query(with_dense_heads(q), with_dense_heads(k), with_dense_heads(v));
   return AttentionFunction::apply(with_dense_heads(q), with_dense_heads(k), with_dense_heads(v));
 }
 

@@ -67,9 +67,7 @@ struct Sizes {
         kv_heads(config.num_key_value_heads),
         head(config.head_dim) {}
 
-  std::int64_t group() const { return heads / kv_heads; }
   std::int64_t widest_input() const { return std::max({hidden, feed_forward, heads * head}); }
-  kernels::AttentionShape attention(std::int64_t keys) const { return {1, 1, keys, group(), 1, head}; }
 
   std::int64_t hidden, feed_forward, heads, kv_heads, head;
 };
@@ -88,17 +86,16 @@ struct Shared {
 
 // What each thread has for itself. Norms and the rounding of inputs are done by all threads alike: that is less than another barrier.
 struct Own {
-  Own(const Sizes& sizes, Arena& arena)
+  Own(const Sizes& sizes, std::int64_t keys, Arena& arena)
       : residual(arena.floats(sizes.hidden)),
         normed(arena.floats(sizes.hidden)),
         projected(arena.floats(std::max(sizes.heads, sizes.kv_heads) * sizes.head)),
         inverse_rms(arena.floats(std::max<std::int64_t>(sizes.heads, sizes.kv_heads))),
-        log_sums(arena.floats(sizes.group())),
-        attention(arena.floats(kernels::attention_kernels().forward_scratch(sizes.attention(1), 1))),
+        scores(arena.floats(keys)),
         digits{arena.bytes(kernels::digit_stride(sizes.widest_input())), arena.bytes(kernels::digit_stride(sizes.widest_input())),
                arena.ints(kernels::partial_sum_stride(sizes.widest_input())), arena.floats(1)} {}
 
-  float *residual, *normed, *projected, *inverse_rms, *log_sums, *attention;
+  float *residual, *normed, *projected, *inverse_rms, *scores;
   kernels::DigitRows digits;
 };
 
@@ -132,7 +129,7 @@ class PackedToken {
   };
   Layout lay_out(int threads, Arena& arena) const {
     Layout layout{Shared(sizes_, arena), {}};
-    for (int i = 0; i < threads; ++i) layout.own.emplace_back(sizes_, arena);
+    for (int i = 0; i < threads; ++i) layout.own.emplace_back(sizes_, cache_.length + 1, arena);
     return layout;
   }
 
@@ -210,16 +207,14 @@ class PackedToken {
   }
 
   void attend(std::size_t index, const Shared& shared, const Own& own) const {
-    const std::int64_t group = sizes_.group() * sizes_.head;
-    const kernels::HeadStrides stored{0, sizes_.kv_heads * sizes_.head, sizes_.head};
-    const kernels::HeadStrides dense{0, 0, sizes_.head};
     const auto scale = static_cast<float>(1.0 / std::sqrt(static_cast<double>(sizes_.head)));
-    const Range heads = own_part(sizes_.kv_heads);
+    const std::int64_t token = sizes_.kv_heads * sizes_.head;
+    const Range heads = own_part(sizes_.heads);
     for (std::int64_t head = heads.begin; head < heads.end; ++head) {
-      kernels::attention_kernels().forward(sizes_.attention(cache_.length + 1), scale, {shared.q + head * group, dense},
-                                           {cached_row(cache_.keys[index], 0) + head * sizes_.head, stored},
-                                           {cached_row(cache_.values[index], 0) + head * sizes_.head, stored},
-                                           {shared.mixed + head * group, dense}, own.log_sums, own.attention, 1);
+      const std::int64_t stored = head / (sizes_.heads / sizes_.kv_heads) * sizes_.head;
+      kernels::attention_kernels().one_query(
+          cache_.length + 1, sizes_.head, scale, shared.q + head * sizes_.head, cached_row(cache_.keys[index], 0) + stored, token,
+          cached_row(cache_.values[index], 0) + stored, token, shared.mixed + head * sizes_.head, own.scores);
     }
   }
 

@@ -101,6 +101,22 @@ struct Results {
                      aligned(kernels.backward_scratch(in.shape, threads)).get(), threads);
   }
 
+  // What one_query() makes of it, for a single token.
+  static Heads query_results(const Inputs& in, const AttentionKernels& kernels) {
+    Heads out = in.q;
+    Values scores(static_cast<std::size_t>(in.shape.keys));
+    for (std::int64_t b = 0; b < in.shape.batch; ++b) {
+      for (std::int64_t h = 0; h < in.shape.heads; ++h) {
+        const std::int64_t kv_head = h / (in.shape.heads / in.shape.kv_heads);
+        kernels.one_query(in.shape.keys, in.shape.head_size, in.scale, in.q.values.data() + in.q.index(b, 0, h),
+                          in.k.values.data() + in.k.index(b, 0, kv_head), in.k.strides.token,
+                          in.v.values.data() + in.v.index(b, 0, kv_head), in.v.strides.token, out.values.data() + out.index(b, 0, h),
+                          scores.data());
+      }
+    }
+    return out;
+  }
+
   Heads out, dq, dk, dv;
   Values lse;
 };
@@ -139,6 +155,8 @@ class Reference {
     compare("dk", results.dk, dk_);
     compare("dv", results.dv, dv_);
   }
+
+  void expect_near(const Heads& query_results) const { compare("one query", query_results, out_); }
 
  private:
   static constexpr double kSmallest = std::numeric_limits<float>::min();
@@ -238,6 +256,7 @@ void expect_definition(const AttentionShape& shape, Order order, float spread) {
   for (const Isa isa : supported()) {
     SCOPED_TRACE(isa_name(isa));
     reference.expect_near(Results(in, order, attention_kernels(isa), 2));
+    if (shape.tokens == 1) reference.expect_near(Results::query_results(in, attention_kernels(isa)));
   }
 }
 
@@ -256,6 +275,7 @@ INSTANTIATE_TEST_SUITE_P(Shapes, AttentionTest,
                                            AttentionShape{1, 40, 2300, 1, 1, 16},  // spans of more than one block
                                            AttentionShape{2, 1, 77, 9, 3, 64},     // one new token
                                            AttentionShape{1, 1, 1, 1, 1, 8},       // nothing to choose from
+                                           AttentionShape{1, 1, 130, 2, 1, 91},    // whole vectors and a remainder
                                            AttentionShape{1, 9, 9, 40, 2, 256},    // groups of 20, long heads
                                            AttentionShape{1, 65, 67, 2, 2, 7}));   // nothing is a multiple of anything
 

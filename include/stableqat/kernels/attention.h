@@ -19,9 +19,9 @@ struct AttentionShape {
   std::int64_t head_size;  // D
 };
 
-// In both kernels: q, out and their gradients [B, T, H, D], k, v and their gradients [B, S, K, D], lse [B, H, T] dense; outputs overlap
-// nothing. `scratch`, aligned to 64 bytes, holds as many floats as the function of that name says for `threads`, the number of OpenMP
-// threads that share the work. Results do not depend on that number. Nothing throws.
+// In forward and backward: q, out and their gradients [B, T, H, D], k, v and their gradients [B, S, K, D], lse [B, H, T] dense; outputs
+// overlap nothing. `scratch`, aligned to 64 bytes, holds as many floats as the function of that name says for `threads`, the number of
+// OpenMP threads that share the work. Results do not depend on that number. Nothing throws.
 struct AttentionKernels {
   // out = softmax(scale q k^T, over the keys seen) v; lse = log of the sum of exp(scale q k^T). scale > 0.
   void (*forward)(const AttentionShape& shape, float scale, HeadView<const float> q, HeadView<const float> k, HeadView<const float> v,
@@ -34,6 +34,11 @@ struct AttentionKernels {
                    HeadView<const float> out, const float* lse, HeadView<const float> d_out, HeadView<float> dq, HeadView<float> dk,
                    HeadView<float> dv, float* scratch, int threads);
   std::int64_t (*backward_scratch)(const AttentionShape& shape, int threads);
+
+  // One query of one head, which sees all keys, in the calling thread: out [D] = softmax(scale q k^T) v. q [D]; rows [D] of k and v are
+  // k_stride and v_stride elements apart. `scores` is scratch memory [keys].
+  void (*one_query)(std::int64_t keys, std::int64_t head_size, float scale, const float* q, const float* k, std::int64_t k_stride,
+                    const float* v, std::int64_t v_stride, float* out, float* scores);
 };
 
 // Throws what active_isa() throws. Thread-safe, as the kernels are.

@@ -5,6 +5,7 @@
 #include <cmath>
 #include <limits>
 
+#include "kernels/cpu/attention_query.h"
 #include "kernels/cpu/attention_tiles.h"
 #include "kernels/cpu/vector_math.h"
 #include "kernels/parallel.h"
@@ -391,6 +392,6 @@ std::int64_t backward_scratch(const AttentionShape& shape, int threads) {
 }  // namespace
 
 extern const AttentionKernels attention_table;
-const AttentionKernels attention_table = {forward, forward_scratch, backward, backward_scratch};
+const AttentionKernels attention_table = {forward, forward_scratch, backward, backward_scratch, one_query};
 
 }  // namespace stableqat::kernels::inline STABLEQAT_ISA

@@ -116,6 +116,23 @@ class Steps {
   bool halves_;
 };
 
+typedef float Four __attribute__((vector_size(16)));
+typedef std::int32_t FourInts __attribute__((vector_size(16)));
+
+// The sum of each row's lanes, added in the same order whatever a register's width.
+Four row_totals(const float (&lanes)[kRows][16]) {
+  static_assert(kRows == 4 && kParts * kWidth == 16);
+  Four rows[kRows];
+  for (int r = 0; r < kRows; ++r) {
+    const auto quarter = [&lanes, r](int i) { return load<Four>(lanes[r] + 4 * i); };
+    rows[r] = (quarter(0) + quarter(2)) + (quarter(1) + quarter(3));
+  }
+  constexpr FourInts kFirst{0, 4, 1, 5}, kSecond{2, 6, 3, 7}, kLower{0, 1, 4, 5}, kUpper{2, 3, 6, 7};
+  const Four two = __builtin_shuffle(rows[0], rows[1], kFirst) + __builtin_shuffle(rows[0], rows[1], kSecond);
+  const Four other = __builtin_shuffle(rows[2], rows[3], kFirst) + __builtin_shuffle(rows[2], rows[3], kSecond);
+  return __builtin_shuffle(two, other, kLower) + __builtin_shuffle(two, other, kUpper);
+}
+
 // y[first_row ... first_row + 4] of one row of activations.
 template <int kBits>
 void multiply_tile_row(const PackedWeight& w, const Steps& all_steps, std::int64_t first_row, const std::int8_t* high,
@@ -124,7 +141,7 @@ void multiply_tile_row(const PackedWeight& w, const Steps& all_steps, std::int64
   const std::int64_t rows = w.rows - first_row < kPackedRows ? w.rows - first_row : kPackedRows;
   const std::uint8_t* tile_data = w.tiles + first_row / kPackedRows * tiles * (32 * kBits);
   const std::int64_t tiles_at_once = all_steps.tiles_at_once();
-  float totals[kRows] = {};
+  float lanes[kRows][16];
   for (int part = 0; part < kParts; ++part) {
     TileRowSums sums;
     for (std::int64_t first = 0; first < tiles; first += tiles_at_once) {
@@ -140,10 +157,9 @@ void multiply_tile_row(const PackedWeight& w, const Steps& all_steps, std::int64
       for (std::int64_t r = 0; r < rows; ++r) steps[r] = all_steps.at(first_row + r, column);
       sums.scale(w, steps);
     }
-    for (int r = 0; r < kRows; ++r) {
-      for (int lane = 0; lane < kWidth; ++lane) totals[r] += sums.sum(r)[lane];
-    }
+    for (int r = 0; r < kRows; ++r) store(lanes[r] + part * kWidth, sums.sum(r));
   }
+  const Four totals = row_totals(lanes);
   for (std::int64_t r = 0; r < rows; ++r) y[first_row + r] = totals[r] * scale;
 }
 
