@@ -105,25 +105,30 @@ def compare_continuations(llama, exact, program, gguf):
     for prompt in PROMPTS:
         ours = run([program, "generate", "--model", gguf, "--prompt", prompt, "--max-tokens", str(CONTINUATION), "-q"])[len(prompt) :]
         entries = llama.complete(prompt, CONTINUATION)
-        row = {"prompt": prompt, "agreeing": agreeing_tokens(entries, ours)}
+        row = {"prompt": prompt, "agreeing": agreeing_tokens(entries, ours), "length": len(entries)}
         if exact:
             exact_entries = exact.complete(prompt, CONTINUATION)
-            row["agreeing_exact"] = agreeing_tokens(exact_entries, ours)
-            for key, found in (("agreeing", entries), ("agreeing_exact", exact_entries)):
-                if row[key] < len(found):
-                    parting = llama.tokenize(prompt) + [entry["id"] for entry in found[: row[key]]]
-                    row[key.replace("agreeing", "margin")] = exact.margin(parting)
+            row |= {"agreeing_exact": agreeing_tokens(exact_entries, ours), "length_exact": len(exact_entries)}
+            for run_name, found in (("", entries), ("_exact", exact_entries)):
+                count = row["agreeing" + run_name]
+                if count < len(found):
+                    row["margin" + run_name] = exact.margin(llama.tokenize(prompt) + [entry["id"] for entry in found[:count]])
         rows.append(row)
         print(f"  {row}", flush=True)
-    result = {"prompts": len(rows), "tokens_compared": AGREEING, "prompts_agree": sum(row["agreeing"] >= AGREEING for row in rows)}
+    result = {"prompts": len(rows), "tokens_compared": AGREEING, "prompts_agree": sum(agrees(row, "") for row in rows)}
     if exact:
-        result["prompts_agree_exact"] = sum(row["agreeing_exact"] >= AGREEING for row in rows)
+        result["prompts_agree_exact"] = sum(agrees(row, "_exact") for row in rows)
     return result | {"continuations": rows}
+
+
+def agrees(row, run):
+    """For the tokens that matter; the text may have ended before them."""
+    return row["agreeing" + run] >= min(AGREEING, row["length" + run])
 
 
 def near_ties(rows, deviation):
     """Continuations that part early, but where the F32 run itself hardly prefers one token."""
-    return sum(row["agreeing"] < AGREEING and row["margin"] < NEAR_TIE * deviation for row in rows)
+    return sum(not agrees(row, "") and row["margin"] < NEAR_TIE * deviation for row in rows)
 
 
 def log_probabilities(llama, ids, context):

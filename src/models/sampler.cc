@@ -17,6 +17,11 @@ double uniform(std::mt19937_64& engine) { return static_cast<double>(engine() >>
   throw ConfigError({flag, std::to_string(value), expected, ""});
 }
 
+void require_finite(double largest_logit) {
+  if (!std::isfinite(largest_logit))
+    throw NumericError({"logits", std::to_string(largest_logit), "finite numbers", "check the model's weights"});
+}
+
 }  // namespace
 
 void SamplingOptions::validate() const {
@@ -31,6 +36,11 @@ Sampler::Sampler(const SamplingOptions& options) : options_(options), engine_(op
 
 std::int32_t Sampler::choose(std::span<const float> logits, std::span<const std::int32_t> seen) {
   if (logits.empty()) throw ConfigError({"logits", "none", "one for each token", ""});
+  if (options_.temperature == 0 && options_.repetition_penalty == 1) {
+    const auto best_logit = std::ranges::max_element(logits);
+    require_finite(static_cast<double>(*best_logit));
+    return static_cast<std::int32_t>(best_logit - logits.begin());
+  }
   candidates_.clear();
   for (std::size_t id = 0; id < logits.size(); ++id)
     candidates_.push_back({static_cast<std::int32_t>(id), static_cast<double>(logits[id])});
@@ -43,7 +53,7 @@ std::int32_t Sampler::choose(std::span<const float> logits, std::span<const std:
   }
   const auto more_likely = [](const Candidate& a, const Candidate& b) { return a.logit > b.logit || (a.logit == b.logit && a.id < b.id); };
   const Candidate best = *std::ranges::min_element(candidates_, more_likely);
-  if (!std::isfinite(best.logit)) throw NumericError({"logits", std::to_string(best.logit), "finite numbers", "check the model's weights"});
+  require_finite(best.logit);
   if (options_.temperature == 0) return best.id;
 
   std::size_t kept = candidates_.size();
