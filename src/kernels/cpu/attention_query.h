@@ -7,14 +7,16 @@
 
 namespace stableqat::kernels::inline STABLEQAT_ISA {
 
-// The largest of scores [keys] = q k^T.
+// The largest of scores [keys] = q k^T. For the usual sizes of a head, kHeadSize, the query stays in registers; 0: any size.
+template <std::int64_t kHeadSize>
 inline float query_scores(std::int64_t keys, std::int64_t head_size, const float* q, const float* k, std::int64_t k_stride, float* scores) {
+  const std::int64_t size = kHeadSize > 0 ? kHeadSize : head_size;
   float largest = -__builtin_inff();
   for (std::int64_t key = 0; key < keys; ++key) {
     const float* row = k + key * k_stride;
     float sum = 0.0F;
 #pragma omp simd reduction(+ : sum)
-    for (std::int64_t d = 0; d < head_size; ++d) sum += q[d] * row[d];
+    for (std::int64_t d = 0; d < size; ++d) sum += q[d] * row[d];
     scores[key] = sum;
     largest = sum > largest ? sum : largest;
   }
@@ -46,7 +48,8 @@ inline void query_mix(std::int64_t keys, const float* weights, const float* v, s
 
 inline void one_query(std::int64_t keys, std::int64_t head_size, float scale, const float* q, const float* k, std::int64_t k_stride,
                       const float* v, std::int64_t v_stride, float* out, float* scores) {
-  const float largest = query_scores(keys, head_size, q, k, k_stride, scores);
+  const auto score = head_size == 64 ? query_scores<64> : head_size == 128 ? query_scores<128> : query_scores<0>;
+  const float largest = score(keys, head_size, q, k, k_stride, scores);
   const float factor = 1.0F / query_weights(keys, scale * kLog2E, largest, scores);
   std::int64_t d = 0;
   for (; d + 4 * kWidth <= head_size; d += 4 * kWidth) query_mix<4>(keys, scores, v + d, v_stride, factor, out + d);
