@@ -7,7 +7,7 @@ is asked for one token at a time, and made to choose the true one.
 
 llama.cpp rounds activations to 8 bits before products with quantized weights. --exact names a GGUF file with the same weights in F32, for which it
 does not: what differs between its two runs is that rounding, what differs between us and its F32 run is ours or its arithmetic. The cache of keys and
-values is F32 in both. Where a continuation parts, the margin is how much more likely the F32 run finds the first choice than the second, in nats;
+values is F32 in both, and flash attention, which rounds to half precision, is off. Where a continuation parts, the margin is how much more likely the F32 run finds the first choice than the second, in nats;
 with --text, margins below three standard deviations of the rounding's effect on log-probabilities are near ties.
 
 Passed: token ids agree; four of five continuations agree for 16 tokens (with --exact: those of the F32 run, and the others part at near ties);
@@ -53,6 +53,7 @@ class Llama:
         params.cpuparams.n_threads = threads
         params.warmup = False
         params.cache_type_k = params.cache_type_v = xllamacpp.ggml_type.GGML_TYPE_F32
+        params.flash_attn_type = xllamacpp.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED
         self.server = xllamacpp.Server(params)
 
     def post(self, path, body):
