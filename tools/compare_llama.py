@@ -8,7 +8,7 @@ is asked for one token at a time, and made to choose the true one.
 llama.cpp rounds activations to 8 bits before products with quantized weights. --exact names a GGUF file with the same weights in F32, for which it
 does not: what differs between its two runs is that rounding, what differs between us and its F32 run is ours or its arithmetic. The cache of keys and
 values is F32 in both, and flash attention, which rounds to half precision, is off. Where a continuation parts, the margin is how much more likely the F32 run finds the first choice than the second, in nats;
-with --text, margins below three standard deviations of the rounding's effect on log-probabilities are near ties.
+with --text, margins below three standard deviations of the rounding's effect on them are near ties.
 
 Passed: token ids agree; four of five continuations agree for 16 tokens (with --exact: those of the F32 run, and the others part at near ties);
 perplexities agree within 0.5 %, that of the F32 run within 0.1 %.
@@ -39,7 +39,8 @@ CONTINUATION = 24  # tokens asked for
 AGREEING = 16  # tokens that have to agree, in all prompts but one
 PERPLEXITY_TOLERANCE = 0.005  # relative, of the file
 EXACT_TOLERANCE = 0.001  # relative, of the same weights in F32
-NEAR_TIE = 3  # a margin below so many standard deviations of what rounding activations does to a log-probability
+# A margin is the difference of two log-probabilities: three standard deviations of what rounding activations does to it, in those of one.
+NEAR_TIE = 3 * math.sqrt(2)
 
 
 class Llama:

@@ -131,20 +131,21 @@ TEST_F(ExportTest, ForeignSymmetricFoldersAreReadAsCodes) {
 TEST_F(ExportTest, QuantizationConfigsSayWhatLoadersAskFor) {
   const auto original = model(testing::tiny_config(), settings_of(3, Kind::kLsq, 32));
   export_to_file(exportable(*original), options(ExportFormat::kCompressedTensors, "ct"));
-  const Json ct = read_json(folder_ / "ct/config.json").at("quantization_config");
-  EXPECT_EQ(ct.at("quant_method"), "compressed-tensors");
-  EXPECT_EQ(ct.at("ignore"), Json::array({"lm_head"}));
-  const Json weights = ct.at("config_groups").at("group_0").at("weights");
-  EXPECT_EQ(weights.at("num_bits"), 3);
-  EXPECT_EQ(weights.at("strategy"), "group");
-  EXPECT_EQ(weights.at("group_size"), 32);
+  EXPECT_EQ(read_json(folder_ / "ct/config.json").at("torch_dtype"), "float32");
+  EXPECT_EQ(SafetensorsFile(folder_ / "ct/model.safetensors").metadata().at("format"), "pt");  // transformers refuses files without it
+  EXPECT_EQ(read_json(folder_ / "ct/config.json").at("quantization_config"), Json::parse(R"({
+    "quant_method": "compressed-tensors", "format": "pack-quantized", "quantization_status": "compressed",
+    "global_compression_ratio": null, "kv_cache_scheme": null, "ignore": ["lm_head"],
+    "config_groups": {"group_0": {
+      "targets": ["Linear"], "format": "pack-quantized", "input_activations": null, "output_activations": null,
+      "weights": {"num_bits": 3, "type": "int", "symmetric": true, "strategy": "group", "group_size": 32, "dynamic": false,
+                  "actorder": null, "block_structure": null, "observer": "minmax", "observer_kwargs": {}}}}})"));
 
   export_to_file(exportable(*original), options(ExportFormat::kGptq, "gptq"));
   const Json gptq = read_json(folder_ / "gptq/quantize_config.json");
   EXPECT_EQ(gptq, read_json(folder_ / "gptq/config.json").at("quantization_config"));
-  EXPECT_EQ(gptq.at("bits"), 3);
-  EXPECT_EQ(gptq.at("group_size"), 32);
-  EXPECT_EQ(gptq.at("checkpoint_format"), "gptq");
+  EXPECT_EQ(gptq, Json::parse(R"({"quant_method": "gptq", "bits": 3, "group_size": 32, "desc_act": false, "sym": true, "lm_head": false,
+                                  "checkpoint_format": "gptq", "pack_dtype": "int32", "meta": {}})"));
   // The published words of zero points, v1: the field is 3 of 3 bits.
   const SafetensorsFile file(folder_ / "gptq/model.safetensors");
   std::uint32_t word = 0;

@@ -121,6 +121,21 @@ TEST_F(ExportTest, GgufMetadataIsWhatLlamaCppAsksFor) {
   EXPECT_NE(file.get_strings("tokenizer.ggml.merges"), nullptr);
 }
 
+// Numbers other than the defaults, which the proof reads back; ids that only the configuration names; the label of the dominant type.
+TEST_F(ExportTest, GgufCarriesWhatIsNotTheDefault) {
+  ModelConfig config = wide_config();
+  config.rms_norm_eps = 3e-6;
+  config.rope_theta = 5e5;
+  config.bos_token_id = 5;
+  const auto quantized = model(config, settings_of(3));
+  write_text_file(folder_ / "model/tokenizer_config.json", R"({"chat_template": "{{ messages }}"})");
+  EXPECT_EQ(export_to_file(exportable(*quantized), options(ExportFormat::kGguf, "a.gguf")).differing(), 0u);
+  const GgufFile file(folder_ / "a.gguf");
+  EXPECT_EQ(file.get_int("general.file_type"), 12);  // mostly Q3_K
+  EXPECT_EQ(file.get_int("tokenizer.ggml.bos_token_id"), 5);
+  EXPECT_EQ(file.get_string("tokenizer.chat_template"), "{{ messages }}");
+}
+
 TEST_F(ExportTest, OnlyTheEmbeddingIsRoundedWhenAskedTo) {
   const auto quantized = model(testing::tiny_config(), settings_of(3));
   ExportOptions chosen = options(ExportFormat::kGguf, "a.gguf");
