@@ -15,6 +15,7 @@
 #include <memory>
 #include <new>
 #include <utility>
+#include <vector>
 
 #include "stableqat/base/error.h"
 
@@ -60,10 +61,24 @@ std::uint64_t write_all(int descriptor, std::span<const std::byte> bytes, const 
   return size;
 }
 
+void write_all_at(int descriptor, std::uint64_t offset, std::span<const std::byte> bytes, const fs::path& path) {
+  while (!bytes.empty()) {
+    const ssize_t written = ::pwrite(descriptor, bytes.data(), bytes.size(), static_cast<off_t>(offset));
+    if (written < 0) {
+      if (errno == EINTR) continue;
+      throw_write_error(path, errno);
+    }
+    offset += static_cast<std::uint64_t>(written);
+    bytes = bytes.subspan(static_cast<std::size_t>(written));
+  }
+}
+
+constexpr std::string_view kTemporarySuffix = ".tmp-";
+
 fs::path temporary_name(const fs::path& path) {
   fs::path name = path;
   if (name.filename().empty()) name = name.parent_path();
-  name += ".tmp-" + std::to_string(::getpid());
+  name += std::string(kTemporarySuffix) + std::to_string(::getpid());
   return name;
 }
 
@@ -126,17 +141,7 @@ void AtomicFile::write(std::span<const std::byte> bytes) { size_ += write_all(de
 
 void AtomicFile::write(std::string_view text) { write(std::as_bytes(std::span(text))); }
 
-void AtomicFile::write_at(std::uint64_t offset, std::span<const std::byte> bytes) {
-  while (!bytes.empty()) {
-    const ssize_t written = ::pwrite(descriptor_, bytes.data(), bytes.size(), static_cast<off_t>(offset));
-    if (written < 0) {
-      if (errno == EINTR) continue;
-      throw_write_error(path_, errno);
-    }
-    offset += static_cast<std::uint64_t>(written);
-    bytes = bytes.subspan(static_cast<std::size_t>(written));
-  }
-}
+void AtomicFile::write_at(std::uint64_t offset, std::span<const std::byte> bytes) { write_all_at(descriptor_, offset, bytes, path_); }
 
 void AtomicFile::commit() {
   if (::fsync(descriptor_) != 0) throw_write_error(path_, errno);
@@ -147,6 +152,35 @@ void AtomicFile::commit() {
     throw_write_error(path_, code);
   }
   sync_parent(path_);
+}
+
+SharedFile::SharedFile(fs::path path, int flags)
+    : path_(std::move(path)), descriptor_(::open(path_.c_str(), O_WRONLY | O_CLOEXEC | flags, 0666)) {
+  if (descriptor_ < 0) throw_write_error(path_, errno);
+}
+
+SharedFile::SharedFile(const fs::path& path) : SharedFile(path, 0) {}
+
+SharedFile::SharedFile(SharedFile&& other) noexcept : path_(std::move(other.path_)), descriptor_(std::exchange(other.descriptor_, -1)) {}
+
+SharedFile::~SharedFile() {
+  if (descriptor_ >= 0) ::close(descriptor_);
+}
+
+SharedFile SharedFile::create(const fs::path& path, std::uint64_t size) {
+  SharedFile file(path, O_CREAT | O_TRUNC);
+  const auto length = static_cast<off_t>(size);
+  // File systems without reserved room only get the size.
+  const int code = size == 0 ? 0 : ::posix_fallocate(file.descriptor_, 0, length);
+  if (code == ENOSPC || code == EDQUOT || code == EFBIG) throw_write_error(path, code);
+  if (code != 0 && ::ftruncate(file.descriptor_, length) != 0) throw_write_error(path, errno);
+  return file;
+}
+
+void SharedFile::write_at(std::uint64_t offset, std::span<const std::byte> bytes) { write_all_at(descriptor_, offset, bytes, path_); }
+
+void SharedFile::sync() {
+  if (::fsync(descriptor_) != 0) throw_write_error(path_, errno);
 }
 
 GrowingFile::GrowingFile(fs::path path) : path_(std::move(path)) {
@@ -191,6 +225,15 @@ void GrowingFile::remove() noexcept {
   ::unlink(path_.c_str());
 }
 
+namespace {
+
+// False where `b` does not exist or the file system cannot do it.
+bool exchange_folders(const fs::path& a, const fs::path& b) {
+  return ::renameat2(AT_FDCWD, a.c_str(), AT_FDCWD, b.c_str(), RENAME_EXCHANGE) == 0;
+}
+
+}  // namespace
+
 AtomicDirectory::AtomicDirectory(fs::path path) : path_(std::move(path)), staging_(temporary_name(path_)) {
   std::error_code error;
   fs::remove_all(staging_, error);
@@ -209,6 +252,13 @@ void AtomicDirectory::commit() {
     sync_path(entry.path(), entry.is_directory() ? O_RDONLY | O_DIRECTORY : O_RDONLY);
   }
   sync_path(staging_, O_RDONLY | O_DIRECTORY);
+  if (exchange_folders(staging_, path_)) {
+    committed_ = true;
+    sync_parent(path_);
+    std::error_code ignored;
+    fs::remove_all(staging_, ignored);
+    return;
+  }
   std::error_code error;
   fs::path old;
   if (fs::exists(path_)) {
@@ -227,6 +277,20 @@ void AtomicDirectory::commit() {
   committed_ = true;
   sync_parent(path_);
   if (!old.empty()) fs::remove_all(old, error);
+}
+
+void AtomicDirectory::remove_leftovers(const fs::path& folder) {
+  std::error_code ignored;
+  std::vector<fs::path> leftovers;
+  for (const auto& entry : fs::directory_iterator(folder, ignored)) {
+    const std::string name = entry.path().filename().string();
+    const std::size_t suffix = name.rfind(kTemporarySuffix);
+    if (suffix == std::string::npos) continue;
+    const std::string process = name.substr(suffix + kTemporarySuffix.size());
+    const bool is_number = !process.empty() && process.find_first_not_of("0123456789") == std::string::npos;
+    if (is_number && entry.is_directory(ignored) && !fs::exists("/proc/" + process, ignored)) leftovers.push_back(entry.path());
+  }
+  for (const fs::path& path : leftovers) fs::remove_all(path, ignored);
 }
 
 std::string read_text_file(const fs::path& path) {

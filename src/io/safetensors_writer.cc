@@ -38,6 +38,16 @@ void SafetensorsWriter::add(std::string name, DType dtype, std::vector<std::int6
   insert(std::move(name), {dtype, std::move(shape), size, {}, std::move(fill)});
 }
 
+void SafetensorsWriter::add_part(std::string name, DType dtype, std::vector<std::int64_t> shape, std::uint64_t first,
+                                 std::span<const std::byte> bytes) {
+  const std::uint64_t size = byte_size_of(name, dtype, shape);
+  if (bytes.size() > size || first > size - bytes.size()) {
+    throw ConfigError({"tensor " + name, std::to_string(bytes.size()) + " bytes from byte " + std::to_string(first),
+                       "bytes inside of its " + std::to_string(size), ""});
+  }
+  insert(std::move(name), {dtype, std::move(shape), size, bytes, nullptr, first});
+}
+
 void SafetensorsWriter::insert(std::string name, Entry entry) {
   if (name.empty() || name == "__metadata__") throw ConfigError({"tensor name", "\"" + name + "\"", "a name that the format allows", ""});
   if (entries_.contains(name)) throw ConfigError({"tensor " + name, "the name a second time", "unique names", ""});
@@ -46,17 +56,17 @@ void SafetensorsWriter::insert(std::string name, Entry entry) {
 
 void SafetensorsWriter::set_metadata(std::string key, std::string value) { metadata_.insert_or_assign(std::move(key), std::move(value)); }
 
-void SafetensorsWriter::write(const std::filesystem::path& path) const {
-  std::vector<const std::pair<const std::string, Entry>*> order;
-  for (const auto& entry : entries_) order.push_back(&entry);
-  std::ranges::stable_sort(order, std::greater{}, [](const auto* entry) { return entry->second.dtype; });
+SafetensorsWriter::Layout SafetensorsWriter::layout(const std::filesystem::path& path) const {
+  Layout result;
+  for (const auto& entry : entries_) result.order.push_back(&entry);
+  std::ranges::stable_sort(result.order, std::greater{}, [](const auto* entry) { return entry->second.dtype; });
 
   nlohmann::ordered_json header = nlohmann::ordered_json::object();
   if (!metadata_.empty()) header["__metadata__"] = metadata_;
-  std::uint64_t end = 0;
-  for (const auto* entry : order) {
-    const std::uint64_t begin = std::exchange(end, end + entry->second.byte_size);
-    header[entry->first] = {{"dtype", dtype_name(entry->second.dtype)}, {"shape", entry->second.shape}, {"data_offsets", {begin, end}}};
+  for (const auto* entry : result.order) {
+    const std::uint64_t begin = std::exchange(result.data_size, result.data_size + entry->second.byte_size);
+    header[entry->first] = {
+        {"dtype", dtype_name(entry->second.dtype)}, {"shape", entry->second.shape}, {"data_offsets", {begin, result.data_size}}};
   }
   std::string text;
   try {
@@ -65,13 +75,18 @@ void SafetensorsWriter::write(const std::filesystem::path& path) const {
     throw ConfigError({path.string(), error.what(), "tensor names and metadata in UTF-8", ""});
   }
   text.resize((text.size() + kHeaderAlignment - 1) / kHeaderAlignment * kHeaderAlignment, ' ');
-
-  AtomicFile file(path);
   const std::uint64_t length = text.size();
-  file.write(std::as_bytes(std::span(&length, 1)));
-  file.write(text);
+  result.head.assign(reinterpret_cast<const char*>(&length), sizeof length);
+  result.head += text;
+  return result;
+}
+
+void SafetensorsWriter::write(const std::filesystem::path& path) const {
+  const Layout file_layout = layout(path);
+  AtomicFile file(path);
+  file.write(file_layout.head);
   std::vector<std::byte> buffer;
-  for (const auto* entry : order) {
+  for (const auto* entry : file_layout.order) {
     if (entry->second.fill) {
       buffer.resize(entry->second.byte_size);
       entry->second.fill(buffer);
@@ -81,6 +96,24 @@ void SafetensorsWriter::write(const std::filesystem::path& path) const {
     }
   }
   file.commit();
+}
+
+void SafetensorsWriter::create(const std::filesystem::path& path) const {
+  const Layout file_layout = layout(path);
+  SharedFile file = SharedFile::create(path, file_layout.head.size() + file_layout.data_size);
+  file.write_at(0, std::as_bytes(std::span(file_layout.head)));
+  file.sync();
+}
+
+void SafetensorsWriter::fill(const std::filesystem::path& path) const {
+  const Layout file_layout = layout(path);
+  SharedFile file(path);
+  std::uint64_t begin = file_layout.head.size();
+  for (const auto* entry : file_layout.order) {
+    file.write_at(begin + entry->second.first, entry->second.bytes);
+    begin += entry->second.byte_size;
+  }
+  file.sync();
 }
 
 }  // namespace stableqat

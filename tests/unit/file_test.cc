@@ -1,6 +1,7 @@
 #include "stableqat/base/file.h"
 
 #include <gtest/gtest.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include <span>
@@ -55,6 +56,37 @@ TEST_F(FileTest, ADirectoryAppearsWholeAndReplacesTheOldOne) {
   }
   { AtomicDirectory dropped(folder_ / "other"); }
   EXPECT_EQ(entries(), 1u);
+}
+
+TEST_F(FileTest, LeftoversOfKilledProcessesAreRemovedAndNothingElse) {
+  pid_t ended = ::fork();
+  if (ended == 0) ::_exit(0);
+  ::waitpid(ended, nullptr, 0);
+  const std::string gone = std::to_string(ended);
+  const std::string here = std::to_string(::getpid());
+  for (const std::string& name : {"a.tmp-" + gone, "b.tmp-" + here, std::string("c.tmp-notes"), std::string("d.tmp-")}) {
+    fs::create_directories(folder_ / name / "inside");
+  }
+  write_text_file(folder_ / ("e.tmp-" + gone), "");
+  AtomicDirectory::remove_leftovers(folder_);
+  EXPECT_FALSE(fs::exists(folder_ / ("a.tmp-" + gone)));
+  EXPECT_EQ(entries(), 4u);
+  AtomicDirectory::remove_leftovers(folder_ / "absent");
+}
+
+TEST_F(FileTest, SeveralWritersFillOneFile) {
+  const fs::path path = folder_ / "shared";
+  const auto bytes = [](std::string_view text) { return std::as_bytes(std::span(text)); };
+  SharedFile first = SharedFile::create(path, 11);
+  SharedFile second(path);
+  second.write_at(6, bytes("three"));
+  first.write_at(0, bytes("one"));
+  second.write_at(3, bytes("two"));
+  first.sync();
+  EXPECT_EQ(read_text_file(path), "onetwothree");
+  SharedFile::create(path, 2);
+  EXPECT_EQ(read_text_file(path), std::string(2, '\0'));
+  EXPECT_THROW(SharedFile(folder_ / "absent"), EnvironmentError);
 }
 
 TEST_F(FileTest, MissingFileIsADataErrorThatNamesIt) {

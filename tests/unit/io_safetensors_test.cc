@@ -5,6 +5,7 @@
 #include <array>
 #include <cstdint>
 #include <limits>
+#include <numeric>
 
 #include "io_fixtures.h"
 
@@ -141,6 +142,27 @@ TEST_F(SafetensorsTest, WritesTheBytesOfTheReferenceImplementation) {
     writer.write(folder_ / "copy.safetensors");
     EXPECT_EQ(read_text_file(folder_ / "copy.safetensors"), read_text_file(file.path()));
   }
+}
+
+TEST_F(SafetensorsTest, PartsOfSeveralWritersMakeTheSameFile) {
+  std::vector<float> values(30);
+  std::iota(values.begin(), values.end(), 1.0F);
+  const auto bytes = std::as_bytes(std::span(values));
+  SafetensorsWriter whole;
+  whole.add("a", DType::kF32, {10, 3}, bytes);
+  whole.add("b", DType::kF32, {2}, bytes.first(8));
+  whole.write(folder_ / "whole.safetensors");
+  for (int writer = 0; writer < 3; ++writer) {  // rows 0-3, 4-7, 8-9
+    const std::uint64_t first = static_cast<std::uint64_t>(writer) * 48;
+    SafetensorsWriter part;
+    part.add_part("a", DType::kF32, {10, 3}, first, bytes.subspan(first, writer < 2 ? 48 : 24));
+    part.add_part("b", DType::kF32, {2}, 0, bytes.first(writer == 0 ? 8 : 0));
+    if (writer == 0) part.create(folder_ / "parts.safetensors");
+    part.fill(folder_ / "parts.safetensors");
+  }
+  EXPECT_EQ(read_text_file(folder_ / "parts.safetensors"), read_text_file(folder_ / "whole.safetensors"));
+  SafetensorsWriter bad;
+  expect_error<ConfigError>({"tensor a", "from byte 100"}, [&] { bad.add_part("a", DType::kF32, {10, 3}, 100, bytes.first(24)); });
 }
 
 TEST_F(SafetensorsTest, AFileWithoutTensorsIsValid) {

@@ -51,6 +51,29 @@ class AtomicFile {
   std::uint64_t size_ = 0;
 };
 
+// A file that several processes fill, each its own parts of it. Move-only. Throws EnvironmentError (disk full, unwritable folder). Not
+// thread-safe.
+class SharedFile {
+ public:
+  // Opens a file that is there.
+  explicit SharedFile(const std::filesystem::path& path);
+  SharedFile(SharedFile&& other) noexcept;
+  SharedFile& operator=(SharedFile&& other) = delete;
+  ~SharedFile();
+
+  // A new file of `size` bytes, for all of which the disk has room; one of that name is replaced.
+  static SharedFile create(const std::filesystem::path& path, std::uint64_t size);
+
+  void write_at(std::uint64_t offset, std::span<const std::byte> bytes);
+  void sync();
+
+ private:
+  SharedFile(std::filesystem::path path, int flags);
+
+  std::filesystem::path path_;
+  int descriptor_ = -1;
+};
+
 // A work file that may grow over several runs of the program: opened under its own name (made if needed), with what is in it, and locked
 // against other processes. Closing leaves it. Throws EnvironmentError (disk full, unwritable folder, locked). Not thread-safe.
 class GrowingFile {
@@ -77,7 +100,8 @@ class GrowingFile {
 };
 
 // A folder that appears under its name only when commit() is called. Files are made in staging(); commit() syncs every file and the folder,
-// moves an existing folder of that name aside, renames, and removes the old one. Without commit() the staging folder is removed.
+// and renames; an existing folder of that name is exchanged for the new one in one step where the file system can do that, and removed.
+// Without commit() the staging folder is removed.
 class AtomicDirectory {
  public:
   explicit AtomicDirectory(std::filesystem::path path);
@@ -87,6 +111,9 @@ class AtomicDirectory {
 
   const std::filesystem::path& staging() const noexcept { return staging_; }
   void commit();
+
+  // Removes the staging folders in `folder` that killed processes of this machine have left. Those whose process id runs again stay.
+  static void remove_leftovers(const std::filesystem::path& folder);
 
  private:
   std::filesystem::path path_;

@@ -11,6 +11,7 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "stableqat/base/file.h"
@@ -112,11 +113,20 @@ class SafetensorsWriter {
   // Adds a tensor that is made while writing, so that only one at a time is in memory. Errors as above.
   void add(std::string name, DType dtype, std::vector<std::int64_t> shape, Fill fill);
 
+  // Adds a tensor of which this process has only `bytes`, which lie `first` bytes behind its start; for create() and fill(). They must lie
+  // inside of it.
+  void add_part(std::string name, DType dtype, std::vector<std::int64_t> shape, std::uint64_t first, std::span<const std::byte> bytes);
+
   // An entry of "__metadata__"; other readers look for {"format": "pt"}. A second value for a key replaces the first.
   void set_metadata(std::string key, std::string value);
 
   // Writes by AtomicFile (EnvironmentError when that fails). Throws ConfigError for a name or metadata that is not UTF-8.
   void write(const std::filesystem::path& path) const;
+
+  // One file by several processes that added the same tensors: one calls create(), which makes the file with its header, and then all call
+  // fill(), which writes and syncs what was added as bytes. Not whole-or-nothing: for files inside of an AtomicDirectory. Errors as above.
+  void create(const std::filesystem::path& path) const;
+  void fill(const std::filesystem::path& path) const;
 
  private:
   struct Entry {
@@ -124,9 +134,17 @@ class SafetensorsWriter {
     std::vector<std::int64_t> shape;
     std::uint64_t byte_size;
     std::span<const std::byte> bytes;
-    Fill fill;  // empty: `bytes` holds the tensor
+    Fill fill;  // empty: `bytes` holds the tensor, or what this process has of it
+    std::uint64_t first = 0;
+  };
+  using NamedEntry = std::pair<const std::string, Entry>;
+  struct Layout {
+    std::string head;  // length and header, padded
+    std::vector<const NamedEntry*> order;
+    std::uint64_t data_size = 0;
   };
   void insert(std::string name, Entry entry);
+  Layout layout(const std::filesystem::path& path) const;
 
   std::map<std::string, Entry> entries_;
   std::map<std::string, std::string> metadata_;
