@@ -49,6 +49,7 @@ QuantizedWeight::QuantizedWeight(const at::Tensor& master, QuantizerSpec spec, s
   detail::require_matrix(master, name_);
   master_ = master.detach().contiguous();
   require_finite(master_, name_);
+  own_rows_ = {0, master_.size(0)};
   const std::int64_t groups = spec_.scales_per_row(columns(), name_);
   scale_ = scale ? checked_scale(*scale, master_, groups, name_) : initial_scale(master_, spec_, name_);
   if (rule_.is_soft) {
@@ -76,18 +77,34 @@ void QuantizedWeight::keep_dequantized(bool keep) {
   }
 }
 
+void QuantizedWeight::keep_rows(RowRange rows) {
+  const at::NoGradGuard no_grad;
+  steps_ = step();
+  own_rows_ = rows;
+  for (at::Tensor* tensor : {&master_, &scale_, &scale_in_use_}) *tensor = tensor->narrow(0, rows.first, rows.count).clone();
+}
+
+void QuantizedWeight::set_rows(RowRange rows, const at::Tensor& codes, const at::Tensor& steps) {
+  const at::NoGradGuard no_grad;
+  codes_.narrow(0, rows.first, rows.count).copy_(codes);
+  steps_.narrow(0, rows.first, rows.count).copy_(steps);
+  if (!has_dequantized()) return;
+  const at::Tensor values = codes.view({steps.numel(), segment_length()}) * steps.reshape({-1, 1});
+  dequantized_.narrow(0, rows.first, rows.count).copy_(values.view({rows.count, columns()}));
+}
+
+std::int8_t* QuantizedWeight::own_codes() const { return codes_.mutable_data_ptr<std::int8_t>() + own_rows_.first * columns(); }
+
 template <class T>
 T* QuantizedWeight::dequantized_values() const {
-  return has_dequantized() ? dequantized_.mutable_data_ptr<T>() : nullptr;
+  return has_dequantized() ? dequantized_.mutable_data_ptr<T>() + own_rows_.first * columns() : nullptr;
 }
 
 kernels::QuantizeCounts QuantizedWeight::quantize() {
   return detail::with_float_type(master_, [this](auto type) {
     using T = decltype(type);
-    const std::int64_t segments = scale_.numel();
-    return quantized(kernels::update_kernels<T>().quantize(rule_, segments, master_.numel() / segments, master_.const_data_ptr<T>(),
-                                                           scale_.const_data_ptr<T>(), codes_.mutable_data_ptr<std::int8_t>(),
-                                                           dequantized_values<T>()));
+    return quantized(kernels::update_kernels<T>().quantize(rule_, scale_.numel(), segment_length(), master_.const_data_ptr<T>(),
+                                                           scale_.const_data_ptr<T>(), own_codes(), dequantized_values<T>()));
   });
 }
 
@@ -95,6 +112,7 @@ kernels::QuantizeCounts QuantizedWeight::quantized(kernels::QuantizeCounts count
   const at::NoGradGuard no_grad;
   scale_in_use_.copy_(scale_);
   if (rule_.is_soft) alpha_in_use_.copy_(alpha_);
+  if (steps_.defined()) steps_.narrow(0, own_rows_.first, own_rows_.count).copy_(own_steps());
   counts_ = counts;
   if (!quantized_once_) counts_.changed = 0;
   quantized_once_ = true;
@@ -105,13 +123,12 @@ QuantizedWeight::Gradients QuantizedWeight::map_gradient() const {
   const at::NoGradGuard no_grad;
   Gradients gradients{at::zeros_like(master_), at::zeros_like(scale_), rule_.is_soft ? at::zeros_like(alpha_) : at::Tensor()};
   if (!dequantized_.grad().defined()) return gradients;
-  const at::Tensor incoming = dequantized_.grad().contiguous();
+  const at::Tensor incoming = dequantized_.grad().narrow(0, own_rows_.first, own_rows_.count).contiguous();
   detail::with_float_type(master_, [&](auto type) {
     using T = decltype(type);
-    const std::int64_t segments = scale_.numel();
-    kernels::surrogate_backward_ref<T>(rule_, segments, master_.numel() / segments, master_.const_data_ptr<T>(),
+    kernels::surrogate_backward_ref<T>(rule_, scale_.numel(), segment_length(), master_.const_data_ptr<T>(),
                                        scale_in_use_.const_data_ptr<T>(), rule_.is_soft ? *alpha_in_use_.const_data_ptr<T>() : T(0),
-                                       spec_.scale_gradient_factor(master_.numel()), incoming.const_data_ptr<T>(),
+                                       spec_.scale_gradient_factor(codes_.numel()), incoming.const_data_ptr<T>(),
                                        gradients.master.mutable_data_ptr<T>(), gradients.scale.mutable_data_ptr<T>(),
                                        rule_.is_soft ? gradients.alpha.mutable_data_ptr<T>() : nullptr);
   });
@@ -119,13 +136,12 @@ QuantizedWeight::Gradients QuantizedWeight::map_gradient() const {
 }
 
 template <class T>
-kernels::QuantizedArrays<T> QuantizedWeight::arrays() {
+kernels::QuantizedArrays<T> QuantizedWeight::arrays() const {
   const at::NoGradGuard no_grad;
-  const std::int64_t segments = scale_.numel();
-  return {.rows = segments,
-          .columns = master_.numel() / segments,
+  return {.rows = scale_.numel(),
+          .columns = segment_length(),
           .weight = master_.mutable_data_ptr<T>(),
-          .gradient = detail::dense_gradient(dequantized_).mutable_data_ptr<T>(),
+          .gradient = detail::dense_gradient(dequantized_).mutable_data_ptr<T>() + own_rows_.first * columns(),
           .scale = scale_in_use_.const_data_ptr<T>(),
           .alpha = rule_.is_soft ? *alpha_in_use_.const_data_ptr<T>() : T(0)};
 }
@@ -135,7 +151,7 @@ QuantizedWeight::GradientSums QuantizedWeight::gradient_sums() {
   detail::with_float_type(master_, [&](auto type) {
     using T = decltype(type);
     const kernels::SurrogateSums sums =
-        kernels::surrogate_sums<T>(rule_, arrays<T>(), spec_.scale_gradient_factor(master_.numel()), result.scale.mutable_data_ptr<T>());
+        kernels::surrogate_sums<T>(rule_, arrays<T>(), spec_.scale_gradient_factor(codes_.numel()), result.scale.mutable_data_ptr<T>());
     result.master_squares = sums.squares;
     if (rule_.is_soft) result.alpha = at::full_like(alpha_, sums.alpha);
   });
@@ -149,7 +165,7 @@ kernels::QuantizeCounts QuantizedWeight::update(const kernels::AdamWRule& adamw,
                                                                    {.first = first.mutable_data_ptr<T>(),
                                                                     .second = second.mutable_data_ptr<T>(),
                                                                     .scale = scale_.const_data_ptr<T>(),
-                                                                    .codes = codes_.mutable_data_ptr<std::int8_t>(),
+                                                                    .codes = own_codes(),
                                                                     .dequantized = dequantized_values<T>()}));
   });
 }
@@ -159,7 +175,9 @@ void QuantizedWeight::clear_gradient() {
   detail::dense_gradient(dequantized_).zero_();
 }
 
-at::Tensor QuantizedWeight::step() const {
+at::Tensor QuantizedWeight::step() const { return steps_.defined() ? steps_.clone() : own_steps(); }
+
+at::Tensor QuantizedWeight::own_steps() const {
   at::Tensor steps = at::empty_like(scale_);
   detail::with_float_type(scale_, [&](auto type) {
     using T = decltype(type);

@@ -175,6 +175,54 @@ TEST(QuantizedWeight, UpdateMapsWithTheOldScaleAndQuantizesWithTheNew) {
   EXPECT_EQ(weight.dequantized().grad().abs().max().item<double>(), 0.0);
 }
 
+// Two objects with half of the rows each against one with all of them.
+TEST(QuantizedWeight, RowsOfSeveralOwnersAreThoseOfOne) {
+  for (const QuantizerSpec& spec : {QuantizerSpec{.bits = 3, .surrogate = Surrogate::fourier(0.21)},
+                                    QuantizerSpec{.kind = QuantizerKind::kSeq, .bits = 2, .group_size = 32, .fp16_scales = true}}) {
+    const std::vector<RowRange> ranges{{0, 5}, {5, 4}, {9, 0}};
+    QuantizedWeight whole(draw(6, 9, 64), spec);
+    std::vector<QuantizedWeight> parts;
+    for (std::size_t i = 0; i < ranges.size(); ++i) parts.emplace_back(draw(6, 9, 64), spec);
+    whole.quantize();
+    (whole.dequantized() * draw(7, 9, 64)).sum().backward();
+    at::Tensor first = at::zeros_like(whole.master());
+    at::Tensor second = at::zeros_like(first);
+    const double squares = whole.gradient_sums().master_squares;
+    whole.scale().mul_(1.25);
+    whole.update({.step_size = 0.01}, first, second);
+    double sum = 0;
+    for (std::size_t i = 0; i < ranges.size(); ++i) {
+      QuantizedWeight& part = parts[i];
+      const RowRange rows = ranges[i];
+      part.quantize();
+      part.keep_rows(rows);
+      EXPECT_EQ(part.master().size(0), rows.count);
+      EXPECT_EQ(part.rows(), 9);
+      (part.dequantized() * draw(7, 9, 64)).sum().backward();
+      sum += part.gradient_sums().master_squares;
+      part.scale().mul_(1.25);
+      at::Tensor moment = at::zeros_like(part.master());
+      part.update({.step_size = 0.01}, moment, at::zeros_like(moment));
+      EXPECT_TRUE(part.master().equal(whole.master().narrow(0, rows.first, rows.count)));
+      EXPECT_TRUE(moment.equal(first.narrow(0, rows.first, rows.count)));
+      EXPECT_TRUE(part.codes().narrow(0, rows.first, rows.count).equal(whole.codes().narrow(0, rows.first, rows.count)));
+    }
+    EXPECT_NEAR(sum, squares, 1e-13 * squares);
+    // Each gets what it lacks.
+    for (std::size_t i = 0; i < ranges.size(); ++i) {
+      for (std::size_t other = 0; other < ranges.size(); ++other) {
+        if (other == i) continue;
+        const RowRange rows = ranges[other];
+        parts[i].set_rows(rows, parts[other].codes().narrow(0, rows.first, rows.count),
+                          parts[other].step().narrow(0, rows.first, rows.count));
+      }
+      EXPECT_TRUE(parts[i].codes().equal(whole.codes()));
+      EXPECT_TRUE(parts[i].step().equal(whole.step()));
+      EXPECT_TRUE(parts[i].dequantized().detach().equal(whole.dequantized().detach()));
+    }
+  }
+}
+
 TEST(QuantizedWeight, AGradientThatIsMissingOrNotDenseIsTakenAsItIs) {
   QuantizedWeight weight(draw(6, 4, 40), {.bits = 2});
   weight.quantize();

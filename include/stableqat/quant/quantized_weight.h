@@ -9,6 +9,7 @@
 #include <optional>
 #include <string>
 
+#include "stableqat/base/row_range.h"
 #include "stableqat/kernels/update.h"
 #include "stableqat/quant/quantizer_spec.h"
 
@@ -18,6 +19,9 @@ namespace stableqat {
 // whose gradient accumulates; gradient_sums(), from which clipping and the optimizer's step of scale() and alpha() follow; update(), which
 // moves the master, quantizes it with the new scale and starts the next gradient. The surrogate's map is linear in the gradient, so mapping
 // the accumulated sum once is exact.
+//
+// Where several ranks train one model, each keeps the masters and scales of some rows only (keep_rows()), and takes codes and steps of the
+// others from the ranks that train them. Codes, steps and dequantized() are whole everywhere.
 //
 // Tensors are dense CPU tensors, all of the master's dtype (float32 or float64) but the codes. Move-only. Not thread-safe; the kernels use
 // OpenMP threads inside. Results do not depend on the number of threads.
@@ -50,6 +54,14 @@ class QuantizedWeight {
   void keep_dequantized(bool keep);
   bool has_dequantized() const { return dequantized_.stride(0) != 0; }
 
+  // From now on this object trains only these rows: master() and scale() hold no others, and the functions below that read the gradient
+  // read theirs alone. Once, after quantize().
+  void keep_rows(RowRange rows);
+  RowRange own_rows() const noexcept { return own_rows_; }
+
+  // Codes [rows, M] int8 and steps [rows, G] of rows that another rank trains, as quantize() has made them there.
+  void set_rows(RowRange rows, const at::Tensor& codes, const at::Tensor& steps);
+
   // Gradients of the trained tensors.
   struct Gradients {
     at::Tensor master;  // [N, M]
@@ -80,11 +92,12 @@ class QuantizedWeight {
 
   const QuantizerSpec& spec() const noexcept { return spec_; }
   const std::string& name() const noexcept { return name_; }
-  std::int64_t rows() const { return master_.size(0); }
+  std::int64_t rows() const { return codes_.size(0); }
   std::int64_t columns() const { return master_.size(1); }
   std::int64_t scales_per_row() const { return scale_.size(1); }
 
-  // The trained tensors, for an optimizer or a checkpoint to read and write in place: [N, M], [N, G], [1] (alpha: undefined unless DSQ).
+  // The trained tensors, for an optimizer or a checkpoint to read and write in place: [N, M], [N, G], [1] (alpha: undefined unless DSQ),
+  // with N = own_rows().count.
   const at::Tensor& master() const noexcept { return master_; }
   const at::Tensor& scale() const noexcept { return scale_; }
   const at::Tensor& alpha() const noexcept { return alpha_; }
@@ -93,25 +106,31 @@ class QuantizedWeight {
   const at::Tensor& codes() const noexcept { return codes_; }
   // [N, G], new tensor: w_q = code * step, exactly. What exporters write as the scale (fp16 values when spec().fp16_scales).
   at::Tensor step() const;
-  // [N, G], new tensor: the scale that x = w / scale uses: max(scale, 1e-5), moved with the step to the fp16 grid.
+  // [own_rows().count, G], new tensor: the scale that x = w / scale uses: max(scale, 1e-5), moved with the step to the fp16 grid.
   at::Tensor effective_scale() const;
 
  private:
+  // Arrays of the own rows.
   template <class T>
-  kernels::QuantizedArrays<T> arrays();
+  kernels::QuantizedArrays<T> arrays() const;
+  std::int8_t* own_codes() const;
   template <class T>
   T* dequantized_values() const;  // null when they are not kept
+  std::int64_t segment_length() const { return columns() / scales_per_row(); }
+  at::Tensor own_steps() const;
   kernels::QuantizeCounts quantized(kernels::QuantizeCounts counts);
 
   QuantizerSpec spec_;
   kernels::QuantRule rule_;
   std::string name_;
+  RowRange own_rows_;
   at::Tensor master_;
   at::Tensor scale_;
   at::Tensor alpha_;
   at::Tensor scale_in_use_;  // as they were when codes and dequantized weight were made
   at::Tensor alpha_in_use_;
   at::Tensor codes_;
+  at::Tensor steps_;  // [N, G] once there are rows of other ranks
   at::Tensor dequantized_;
   kernels::QuantizeCounts counts_;
   bool quantized_once_ = false;
