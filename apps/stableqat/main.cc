@@ -49,6 +49,7 @@ int run(int argc, char** argv) {
   register_sample(app, program);
   register_tokenize(app, program);
   register_train(app, program);
+  register_launch(app, program);
   register_eval(app, program);
   register_export(app, program);
   register_generate(app, program);

@@ -1,8 +1,12 @@
 // stableqat train: a whole run from its configuration.
 #include <fmt/format.h>
 
+#include <chrono>
+
 #include "commands.h"
+#include "heartbeat.h"
 #include "stableqat/config/train_config.h"
+#include "stableqat/dist/process_group.h"
 #include "stableqat/train/settings.h"
 #include "stableqat/train/trainer.h"
 #include "stop_signal.h"
@@ -26,13 +30,20 @@ ExitCode run(const Options& options, Console& console) {
   std::vector<std::string> notices;
   const TrainConfig config = load_train_config(options.config, options.overrides, notices);
   quantization_settings(config.quantization);  // for its checks
-  for (const std::string& notice : notices) console.log(LogLevel::kInfo, notice);
+  const LaunchEnvironment self = launch_environment(environment_variable);
+  for (const std::string& notice : notices) {
+    if (self.rank == 0) console.log(LogLevel::kInfo, notice);
+  }
   if (options.dry_run) {
     fmt::print("{}", to_yaml(config));
     return ExitCode::kDone;
   }
-  const TrainerCallbacks callbacks{console.log_callback(), console.progress_callback(), stop_on_signals()};
-  return train(config, callbacks) == TrainOutcome::kFinished ? ExitCode::kDone : ExitCode::kInterrupted;
+  const StopRequested stop = stop_on_signals();
+  const auto timeout = std::chrono::milliseconds(static_cast<std::int64_t>(1e3 * config.distributed.timeout));
+  const auto communicator = connect(self, timeout);
+  const ProgressCallback shown = communicator->is_main() ? console.progress_callback() : ProgressCallback();
+  const TrainerCallbacks callbacks{console.log_callback(), with_heartbeat(shown), stop};
+  return train(config, callbacks, *communicator) == TrainOutcome::kFinished ? ExitCode::kDone : ExitCode::kInterrupted;
 }
 
 }  // namespace

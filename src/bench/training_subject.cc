@@ -52,7 +52,7 @@ TrainingSubject::TrainingSubject(const TrainingJob& job) : config_(job.config) {
   model_ = std::make_unique<QuantizedModel>(*source, types.master, quantization_settings(config_.quantization));
   model_->model().set_compute_dtype(types.compute);
   model_->set_code_products(types.products);
-  step_ = std::make_unique<TrainStep>(*model_, train_step_options(config_.train));
+  step_ = std::make_unique<TrainStep>(*model_, train_step_options(config_));
   batches_ = random_batches(config_, source->config().vocab_size);
 }
 
@@ -65,7 +65,7 @@ std::int64_t TrainingSubject::tensor_bytes_of_step() {
 }
 
 double TrainingSubject::check() {
-  return checked_step(*model_, *step_, batches_.front(), train_step_options(config_.train), config_.train.learning_rate);
+  return checked_step(*model_, *step_, batches_.front(), train_step_options(config_), config_.train.learning_rate);
 }
 
 StepSeconds TrainingSubject::step() {

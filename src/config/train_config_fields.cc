@@ -15,6 +15,7 @@ using Compute = TrainConfig::Compute;
 using Recompute = TrainConfig::Recompute;
 using StoredScales = TrainConfig::StoredScales;
 using ReportTo = TrainConfig::ReportTo;
+using Reduce = TrainConfig::Reduce;
 
 void add_model(TrainConfig::Model& model, std::vector<Field>& rows) {
   rows.push_back({.key = "model.path",
@@ -144,7 +145,7 @@ void add_train(TrainConfig::Train& train, std::vector<Field>& rows) {
            .aliases = {"train.per_device_train_batch_size"}},
           {.key = "train.gradient_accumulation_steps",
            .target = &train.gradient_accumulation_steps,
-           .help = "Forward passes per optimizer step.",
+           .help = "Micro-batches per optimizer step, of all processes together: a multiple of their number.",
            .range = kAtLeastOne},
           {.key = "train.max_steps",
            .target = &train.max_steps,
@@ -278,6 +279,23 @@ void add_distillation(TrainConfig::Distillation& distillation, std::vector<Field
               });
 }
 
+void add_distributed(TrainConfig::Distributed& distributed, std::vector<Field>& rows) {
+  rows.insert(rows.end(),
+              {
+                  {.key = "distributed.reduce",
+                   .target = one_of(distributed.reduce, {{"fp32", Reduce::kFp32}, {"bf16", Reduce::kBf16}}),
+                   .help = "What gradients are rounded to when processes send them to each other; their sums are float32 in any case."},
+                  {.key = "distributed.bucket_mb",
+                   .target = &distributed.bucket_mb,
+                   .help = "Megabytes (2^20) of gradients or weights that processes exchange at a time.",
+                   .range = kAtLeastOne},
+                  {.key = "distributed.timeout",
+                   .target = &distributed.timeout,
+                   .help = "Seconds that processes wait for each other, at the start and in each exchange, until one counts as lost.",
+                   .range = kPositive},
+              });
+}
+
 }  // namespace
 
 std::vector<Field> fields(TrainConfig& config) {
@@ -287,6 +305,7 @@ std::vector<Field> fields(TrainConfig& config) {
   add_data(config.data, rows);
   add_train(config.train, rows);
   add_distillation(config.distillation, rows);
+  add_distributed(config.distributed, rows);
   return rows;
 }
 

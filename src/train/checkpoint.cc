@@ -32,34 +32,59 @@ std::span<std::byte> tensor_bytes(const at::Tensor& tensor) {
   return {static_cast<std::byte*>(tensor.data_ptr()), static_cast<std::size_t>(tensor.nbytes())};
 }
 
-void add_tensor(SafetensorsWriter& writer, const std::string& name, const at::Tensor& tensor) {
-  writer.add(name, tensor.scalar_type() == at::kDouble ? DType::kF64 : DType::kF32, tensor.sizes().vec(), tensor_bytes(tensor));
+DType dtype_of(const at::Tensor& tensor) { return tensor.scalar_type() == at::kDouble ? DType::kF64 : DType::kF32; }
+
+std::vector<std::int64_t> whole_shape(const TrainedTensor& tensor) {
+  std::vector<std::int64_t> shape = tensor.value.sizes().vec();
+  shape[0] = tensor.all_rows;
+  return shape;
 }
 
-// The effective scales live as long as the writer that refers to them.
-void write_model(const fs::path& path, const CheckpointParts& parts) {
-  std::map<std::string, at::Tensor> scales;
-  for (const QuantizedWeight& weight : parts.model.weights()) {
-    scales.emplace(weight.name() + std::string(kScaleSuffix), weight.effective_scale());
-  }
-  SafetensorsWriter writer;
-  writer.set_metadata("format", "pt");
-  for (const TrainedTensor& tensor : parts.optimizer.tensors()) {
-    add_tensor(writer, tensor.name, is_scale(tensor.name) ? scales.at(tensor.name) : tensor.value);
-  }
-  writer.write(path);
+// Where the rows of this rank begin in the whole tensor, in bytes.
+std::uint64_t offset_of_rows(const TrainedTensor& tensor) {
+  std::int64_t row = tensor.value.element_size();
+  for (std::int64_t d = 1; d < tensor.value.dim(); ++d) row *= tensor.value.size(d);
+  return static_cast<std::uint64_t>(tensor.rows.first * row);
 }
 
-void write_optimizer(const fs::path& path, const AdamW& optimizer) {
-  SafetensorsWriter writer;
-  for (std::size_t i = 0; i < optimizer.tensors().size(); ++i) {
-    const TrainedTensor& tensor = optimizer.tensors()[i];
-    add_tensor(writer, "first." + tensor.name, optimizer.first_moment(i));
-    add_tensor(writer, "second." + tensor.name, optimizer.second_moment(i));
-    if (is_scale(tensor.name)) add_tensor(writer, "value." + tensor.name, tensor.value);
-  }
-  writer.write(path);
+// `values`: of the same rows as the trained tensor's.
+void add_rows(SafetensorsWriter& writer, const std::string& name, const TrainedTensor& tensor, const at::Tensor& values) {
+  writer.add_part(name, dtype_of(values), whole_shape(tensor), offset_of_rows(tensor), tensor_bytes(values));
 }
+
+// The two files of tensors. Keeps the scales that are written.
+class TensorFiles {
+ public:
+  explicit TensorFiles(const CheckpointParts& parts) {
+    std::map<std::string, at::Tensor> scales;
+    for (const QuantizedWeight& weight : parts.model.weights()) {
+      scales.emplace(weight.name() + std::string(kScaleSuffix), weight.effective_scale());
+    }
+    model_.set_metadata("format", "pt");
+    for (std::size_t i = 0; i < parts.optimizer.tensors().size(); ++i) {
+      const TrainedTensor& tensor = parts.optimizer.tensors()[i];
+      scales_.push_back(is_scale(tensor.name) ? scales.at(tensor.name) : tensor.value);
+      add_rows(model_, tensor.name, tensor, scales_.back());
+      add_rows(optimizer_, "first." + tensor.name, tensor, parts.optimizer.first_moment(i));
+      add_rows(optimizer_, "second." + tensor.name, tensor, parts.optimizer.second_moment(i));
+      if (is_scale(tensor.name)) add_rows(optimizer_, "value." + tensor.name, tensor, tensor.value);
+    }
+  }
+
+  void create(const fs::path& folder) const {
+    model_.create(folder / kModelFile);
+    optimizer_.create(folder / kOptimizerFile);
+  }
+  void fill(const fs::path& folder) const {
+    model_.fill(folder / kModelFile);
+    optimizer_.fill(folder / kOptimizerFile);
+  }
+
+ private:
+  SafetensorsWriter model_;
+  SafetensorsWriter optimizer_;
+  std::vector<at::Tensor> scales_;
+};
 
 void write_config(const fs::path& path, const QuantizedModel& model) {
   Json config = to_json(model.model().config());
@@ -72,12 +97,21 @@ Json state_json(const TrainerState& state, const AdamW& optimizer) {
       {"step", state.step}, {"optimizer_steps", optimizer.steps()}, {"position", state.position}, {"tokenizer_hash", state.tokenizer_hash}};
 }
 
-void write_manifest(const fs::path& directory) {
-  Json files = Json::object();
-  for (const auto& entry : fs::directory_iterator(directory)) {
-    files[entry.path().filename().string()] = {{"bytes", entry.file_size()}, {"xxh3", file_content_hash(entry.path())}};
+// {"NAME": {"bytes", "xxh3"}} of the files in `directory`, which the ranks share out among themselves.
+Json file_entries(const fs::path& directory, Communicator& communicator) {
+  std::vector<fs::path> files;
+  for (const auto& entry : fs::directory_iterator(directory)) files.push_back(entry.path());
+  std::sort(files.begin(), files.end(), [](const fs::path& a, const fs::path& b) {
+    return std::pair(fs::file_size(b), a.filename()) < std::pair(fs::file_size(a), b.filename());
+  });
+  Json own = Json::object();
+  for (std::size_t i = static_cast<std::size_t>(communicator.rank()); i < files.size();
+       i += static_cast<std::size_t>(communicator.ranks())) {
+    own[files[i].filename().string()] = {{"bytes", fs::file_size(files[i])}, {"xxh3", file_content_hash(files[i])}};
   }
-  write_text_file(directory / kManifestFile, Json{{"files", files}}.dump(2) + "\n");
+  Json all = Json::object();
+  for (const std::string& part : communicator.all_gather_text(own.dump())) all.update(Json::parse(part));
+  return all;
 }
 
 [[noreturn]] void throw_corrupt(const fs::path& path, const std::string& found) {
@@ -92,15 +126,16 @@ Json read_json(const fs::path& path) {
   }
 }
 
-void read_into(const SafetensorsFile& file, const std::string& name, const at::Tensor& tensor) {
+// The rows that `tensor` has, from a whole tensor in the file.
+void read_rows(const SafetensorsFile& file, const std::string& name, const TrainedTensor& tensor, const at::Tensor& values) {
   const SafetensorsTensor& stored = file.tensor(name);
-  const DType dtype = tensor.scalar_type() == at::kDouble ? DType::kF64 : DType::kF32;
-  if (stored.dtype != dtype || at::IntArrayRef(stored.shape) != tensor.sizes()) {
+  if (stored.dtype != dtype_of(values) || stored.shape != whole_shape(tensor)) {
     throw DataError({file.path().string() + ", tensor " + name, "another shape or type", "that of the model being trained",
                      "resume with the configuration that made this checkpoint, or set train.resume: never"});
   }
-  const auto bytes = file.bytes(name);
-  std::copy(bytes.begin(), bytes.end(), tensor_bytes(tensor).begin());
+  const auto target = tensor_bytes(values);
+  const auto source = file.bytes(name).subspan(offset_of_rows(tensor), target.size());
+  std::copy(source.begin(), source.end(), target.begin());
 }
 
 // The step in a name checkpoint-N, or -1.
@@ -123,17 +158,26 @@ std::int64_t step_of_state(const fs::path& directory) {
 
 }  // namespace
 
-void save_checkpoint(const fs::path& directory, const CheckpointParts& parts, const TrainerState& state) {
-  AtomicDirectory target(directory);
-  const fs::path& staging = target.staging();
-  parts.tokenizer.save_huggingface(staging);
-  write_config(staging / "config.json", parts.model);
-  write_model(staging / kModelFile, parts);
-  write_optimizer(staging / kOptimizerFile, parts.optimizer);
-  write_text_file(staging / kStateFile, state_json(state, parts.optimizer).dump(2) + "\n");
-  write_text_file(staging / "train_config.yaml", parts.train_config_yaml);
-  write_manifest(staging);
-  target.commit();
+void save_checkpoint(const fs::path& directory, const CheckpointParts& parts, const TrainerState& state, Communicator& communicator) {
+  const TensorFiles tensors(parts);
+  std::optional<AtomicDirectory> target;  // on rank 0
+  together(communicator, [&] {
+    if (!communicator.is_main()) return;
+    const fs::path& folder = target.emplace(directory).staging();
+    parts.tokenizer.save_huggingface(folder);
+    write_config(folder / "config.json", parts.model);
+    write_text_file(folder / kStateFile, state_json(state, parts.optimizer).dump(2) + "\n");
+    write_text_file(folder / "train_config.yaml", parts.train_config_yaml);
+    tensors.create(folder);
+  });
+  const fs::path folder = communicator.all_gather_text(target ? target->staging().string() : "").front();
+  together(communicator, [&] { tensors.fill(folder); });
+  const Json files = file_entries(folder, communicator);
+  together(communicator, [&] {
+    if (!target) return;
+    write_text_file(folder / kManifestFile, Json{{"files", files}}.dump(2) + "\n");
+    target->commit();
+  });
 }
 
 void verify_checkpoint(const fs::path& directory) {
@@ -155,12 +199,12 @@ TrainerState load_checkpoint(const fs::path& directory, AdamW& optimizer) {
   for (std::size_t i = 0; i < optimizer.tensors().size(); ++i) {
     const TrainedTensor& tensor = optimizer.tensors()[i];
     if (is_scale(tensor.name)) {
-      read_into(moments, "value." + tensor.name, tensor.value);
+      read_rows(moments, "value." + tensor.name, tensor, tensor.value);
     } else {
-      read_into(model, tensor.name, tensor.value);
+      read_rows(model, tensor.name, tensor, tensor.value);
     }
-    read_into(moments, "first." + tensor.name, optimizer.first_moment(i));
-    read_into(moments, "second." + tensor.name, optimizer.second_moment(i));
+    read_rows(moments, "first." + tensor.name, tensor, optimizer.first_moment(i));
+    read_rows(moments, "second." + tensor.name, tensor, optimizer.second_moment(i));
   }
   TrainerState state;
   try {

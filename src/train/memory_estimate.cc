@@ -84,7 +84,7 @@ std::uint64_t MemoryEstimate::total() const {
   return sum;
 }
 
-MemoryEstimate estimate_memory(const ModelConfig& model, const TrainConfig& config, std::uint64_t process) {
+MemoryEstimate estimate_memory(const ModelConfig& model, const TrainConfig& config, std::uint64_t process, int ranks) {
   const auto settings = quantization_settings(config.quantization);
   std::vector<std::string> notices;
   const NumericTypes types = numeric_types(config.train.precision, config.train.compute, notices);
@@ -120,10 +120,12 @@ MemoryEstimate estimate_memory(const ModelConfig& model, const TrainConfig& conf
     if (size > 0) estimate.parts.push_back({name, bytes(size)});
   };
   add("process", static_cast<double>(process));
-  add("weights", parameters * master + copies);
+  const auto share = 1.0 / ranks;  // of what each rank keeps for its rows only
+  const auto masters = static_cast<double>(counts.quantized);
+  add("weights", (parameters - masters + share * masters) * master + copies);
   add("quantized weights", quantized);
-  add("gradients", (parameters + scales) * master);
-  add("moments", 2 * (parameters + scales) * master);
+  add("gradients", (parameters + share * scales) * master);
+  add("moments", 2 * share * (parameters + scales) * master);
   add("activations", blocks + edges);
   add("head", std::max(head, backward));
   if (config.distillation.weight > 0) add("teacher", parameters * master + copies + logits);

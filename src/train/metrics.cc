@@ -53,16 +53,18 @@ MetricsFile::MetricsFile(std::filesystem::path path, std::int64_t last_step) : p
 }
 
 void MetricsFile::append(const TrainMetrics& metrics) {
-  append_line({{"step", metrics.step},
-               {"tokens", metrics.tokens},
-               {"loss", metrics.loss},
-               {"cross_entropy", metrics.cross_entropy},
-               {"gradient_norm", metrics.gradient_norm},
-               {"learning_rate", metrics.learning_rate},
-               {"tokens_per_second", metrics.tokens_per_second},
-               {"seconds_left", metrics.seconds_left},
-               {"codes_changed", metrics.codes_changed},
-               {"clipped", metrics.clipped}});
+  nlohmann::json line({{"step", metrics.step},
+                       {"tokens", metrics.tokens},
+                       {"loss", metrics.loss},
+                       {"cross_entropy", metrics.cross_entropy},
+                       {"gradient_norm", metrics.gradient_norm},
+                       {"learning_rate", metrics.learning_rate},
+                       {"tokens_per_second", metrics.tokens_per_second},
+                       {"seconds_left", metrics.seconds_left},
+                       {"codes_changed", metrics.codes_changed},
+                       {"clipped", metrics.clipped}});
+  if (metrics.bytes_sent > 0) line["bytes_sent"] = metrics.bytes_sent;
+  append_line(line);
 }
 
 void MetricsFile::append_evaluation(std::int64_t step, double nll, double perplexity, std::uint64_t tokens) {

@@ -75,12 +75,15 @@ Recompute recompute_of(TrainConfig::Recompute choice) {
 
 }  // namespace
 
-TrainStepOptions train_step_options(const TrainConfig::Train& config) {
+TrainStepOptions train_step_options(const TrainConfig& config) {
+  const TrainConfig::Train& train = config.train;
   TrainStepOptions options;
-  options.adamw = {config.adam_beta1, config.adam_beta2, config.adam_epsilon, config.weight_decay};
-  options.max_grad_norm = config.max_grad_norm;
-  options.scale_learning_rate_ratio = config.scale_learning_rate_ratio;
-  options.recompute = recompute_of(config.recompute);
+  options.adamw = {train.adam_beta1, train.adam_beta2, train.adam_epsilon, train.weight_decay};
+  options.max_grad_norm = train.max_grad_norm;
+  options.scale_learning_rate_ratio = train.scale_learning_rate_ratio;
+  options.recompute = recompute_of(train.recompute);
+  options.reduce_in_bf16 = config.distributed.reduce == TrainConfig::Reduce::kBf16;
+  options.bucket_bytes = config.distributed.bucket_mb << 20;
   return options;
 }
 

@@ -4,12 +4,17 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
+#include <map>
 #include <string>
+#include <string_view>
 #include <utility>
 
 #include "quant/tensor_dispatch.h"
 #include "stableqat/base/error.h"
 #include "stableqat/kernels/update.h"
+#include "train/gradient_exchange.h"
+#include "train/weight_exchange.h"
 
 namespace stableqat {
 
@@ -22,15 +27,32 @@ double sum_of_squares(const at::Tensor& tensor) {
   });
 }
 
+// Backward goes from the last norm and block to the first and ends with the embedding. An untied head is no part of its graph: it comes
+// last.
+std::int64_t turn_in_backward(const std::string& name, ParameterRole role) {
+  constexpr std::string_view kLayers = "model.layers.";
+  constexpr auto kEnd = std::numeric_limits<std::int64_t>::max();
+  if (name.starts_with(kLayers)) return -std::stoll(name.substr(kLayers.size()));
+  if (role == ParameterRole::kHead) return kEnd;
+  return role == ParameterRole::kEmbedding ? kEnd - 1 : -kEnd;
+}
+
 }  // namespace
 
 TrainStep::TrainStep(QuantizedModel& model, const TrainStepOptions& options)
-    : model_(model), options_(options), optimizer_(collect(), options.adamw) {
-  const at::NoGradGuard no_grad;
-  for (QuantizedWeight& weight : model_.weights()) weight.clear_gradient();
-  for (const Slot& slot : slots_) {
-    if (slot.leaf.defined()) detail::dense_gradient(slot.leaf).zero_();
-  }
+    : model_(model), options_(options), alone_(single_process()), communicator_(*alone_), optimizer_(collect(), options.adamw) {
+  connect();
+}
+
+TrainStep::TrainStep(QuantizedModel& model, const TrainStepOptions& options, Communicator& communicator)
+    : model_(model), options_(options), communicator_(communicator), optimizer_(collect(), options.adamw) {
+  connect();
+}
+
+TrainStep::~TrainStep() = default;
+
+RowRange TrainStep::own_rows(const at::Tensor& tensor) const {
+  return rows_of_rank(tensor.size(0), communicator_.rank(), communicator_.ranks());
 }
 
 std::vector<TrainedTensor> TrainStep::collect() {
@@ -42,24 +64,64 @@ std::vector<TrainedTensor> TrainStep::collect() {
   std::vector<QuantizedWeight>& weights = model_.weights();
   std::size_t next = 0;
   model_.model().visit_parameters([&](const std::string& name, ParameterRole role, at::Tensor& value) {
+    const RowRange own = own_rows(value);
+    const std::int64_t rows = value.size(0);
     if (next < weights.size() && weights[next].dequantized().is_same(value)) {
-      const QuantizedWeight& weight = weights[next];
-      add({Kind::kMaster, next, {}, {}}, {name, weight.master(), 1.0, true});
-      add({Kind::kScale, next, {}, {}}, {weight.name() + ".weight_clip_val", weight.scale(), options_.scale_learning_rate_ratio, false});
-      if (weight.alpha().defined()) {
-        add({Kind::kAlpha, next, {}, {}}, {weight.name() + ".alpha_dsq", weight.alpha(), options_.scale_learning_rate_ratio, false});
-      }
+      QuantizedWeight& weight = weights[next];
+      if (own.count < rows) weight.keep_rows(own);
+      const double ratio = options_.scale_learning_rate_ratio;
+      add({Kind::kMaster, next, {}, {}}, {name, weight.master(), 1.0, true, own, rows});
+      add({Kind::kScale, next, {}, {}}, {weight.name() + ".weight_clip_val", weight.scale(), ratio, false, own, rows});
+      // Every rank knows the whole gradient of alpha and moves its own copy alike.
+      if (weight.alpha().defined())
+        add({Kind::kAlpha, next, {}, {}}, {weight.name() + ".alpha_dsq", weight.alpha(), ratio, false, {0, 1}, 1});
       ++next;
       return;
     }
     const bool matrix = value.dim() > 1;
-    add({role == ParameterRole::kProjection ? Kind::kProjection : Kind::kPlain, 0, value, {}}, {name, value.detach(), 1.0, matrix});
+    add({role == ParameterRole::kProjection ? Kind::kProjection : Kind::kPlain, 0, value, {}},
+        {name, value.detach().narrow(0, own.first, own.count), 1.0, matrix, own, rows});
   });
   return tensors;
 }
 
+// Gradients that stay from step to step, and the exchanges with other ranks.
+void TrainStep::connect() {
+  const at::NoGradGuard no_grad;
+  for (QuantizedWeight& weight : model_.weights()) weight.clear_gradient();
+  for (const Slot& slot : slots_) {
+    if (slot.leaf.defined()) detail::dense_gradient(slot.leaf).zero_();
+  }
+  if (communicator_.ranks() == 1) return;
+  std::multimap<std::int64_t, at::Tensor> by_turn;
+  model_.model().visit_parameters(
+      [&](const std::string& name, ParameterRole role, at::Tensor& value) { by_turn.emplace(turn_in_backward(name, role), value); });
+  std::vector<at::Tensor> leaves;
+  for (auto& [turn, leaf] : by_turn) leaves.push_back(leaf);
+  std::vector<at::Tensor> plain;
+  for (const Slot& slot : slots_) {
+    if (slot.leaf.defined()) plain.push_back(slot.leaf.detach());
+  }
+  gradients_ = std::make_unique<GradientExchange>(communicator_, leaves, ReductionOptions{options_.reduce_in_bf16, options_.bucket_bytes});
+  weights_ = std::make_unique<WeightExchange>(communicator_, model_, std::move(plain), options_.bucket_bytes);
+}
+
 HeadLoss TrainStep::accumulate(const at::Tensor& ids, double gradient_scale, const Teacher* teacher) {
   return forward_backward(model_.model(), ids, gradient_scale, options_.recompute, teacher);
+}
+
+HeadLoss TrainStep::accumulate_last(const at::Tensor& ids, double gradient_scale, const Teacher* teacher) {
+  if (gradients_) gradients_->begin();
+  HeadLoss loss = accumulate(ids, gradient_scale, teacher);
+  if (gradients_) gradients_->finish();
+  return loss;
+}
+
+void TrainStep::quantize() {
+  model_.quantize();
+  if (!weights_) return;
+  weights_->run();
+  model_.refresh_products();
 }
 
 std::vector<at::Tensor> TrainStep::mapped_gradients() const {
@@ -85,22 +147,36 @@ GradientNorms TrainStep::measure_gradients() {
   double projection = 0.0;
   double scales = 0.0;
   QuantizedWeight::GradientSums sums;  // of the weight whose slots follow each other
-  for (Slot& slot : slots_) {
+  std::vector<Slot*> alphas;
+  for (std::size_t i = 0; i < slots_.size(); ++i) {
+    Slot& slot = slots_[i];
     if (slot.kind == Kind::kMaster) {
       sums = model_.weights()[slot.weight].gradient_sums();
     } else if (slot.kind == Kind::kScale) {
       slot.gradient = std::move(sums.scale);
     } else if (slot.kind == Kind::kAlpha) {
       slot.gradient = std::move(sums.alpha);
+      alphas.push_back(&slot);
+      continue;
     } else {
-      slot.gradient = detail::dense_gradient(slot.leaf);
+      const RowRange& own = optimizer_.tensors()[i].rows;
+      slot.gradient = detail::dense_gradient(slot.leaf).narrow(0, own.first, own.count);
     }
     const double squares = slot.kind == Kind::kMaster ? sums.master_squares : sum_of_squares(slot.gradient);
     total += squares;
     if (slot.kind == Kind::kMaster || slot.kind == Kind::kProjection) projection += squares;
     if (slot.kind == Kind::kScale) scales += squares;
   }
-  return {std::sqrt(total), std::sqrt(projection), std::sqrt(scales)};
+
+  std::vector<double> parts{total, projection, scales};
+  for (const Slot* slot : alphas) parts.push_back(slot->gradient.item<double>());
+  parts = sum_over_ranks(communicator_, parts);
+  for (std::size_t i = 0; i < alphas.size(); ++i) {
+    const double gradient = parts[3 + i];
+    alphas[i]->gradient.fill_(gradient);
+    parts[0] += gradient * gradient;
+  }
+  return {std::sqrt(parts[0]), std::sqrt(parts[1]), std::sqrt(parts[2])};
 }
 
 StepReport TrainStep::update(double learning_rate) {
@@ -122,6 +198,12 @@ StepReport TrainStep::update(double learning_rate) {
     if (slots_[i].kind != Kind::kMaster) continue;
     QuantizedWeight& weight = model_.weights()[slots_[i].weight];
     report.counts += weight.update(optimizer_.rule(i), optimizer_.first_moment(i), optimizer_.second_moment(i));
+  }
+  if (weights_) {
+    weights_->run();
+    const auto count = [](std::int64_t number) { return static_cast<double>(number); };
+    const std::vector<double> counts = sum_over_ranks(communicator_, {count(report.counts.changed), count(report.counts.clipped)});
+    report.counts = {static_cast<std::int64_t>(counts[0]), static_cast<std::int64_t>(counts[1])};
   }
   model_.refresh_products();
   return report;

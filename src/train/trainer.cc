@@ -3,9 +3,6 @@
 #include <ATen/Parallel.h>
 #include <ATen/ops/empty.h>
 
-#include <algorithm>
-#include <array>
-#include <chrono>
 #include <cmath>
 #include <memory>
 #include <optional>
@@ -15,20 +12,19 @@
 #include <vector>
 
 #include "stableqat/base/error.h"
+#include "stableqat/base/file.h"
 #include "stableqat/base/memory.h"
-#include "stableqat/eval/perplexity.h"
-#include "stableqat/eval/task_evaluation.h"
 #include "stableqat/models/model_source.h"
-#include "stableqat/tasks/catalog.h"
 #include "stableqat/tokenizer/tokenizer.h"
 #include "stableqat/train/checkpoint.h"
-#include "stableqat/train/event_file.h"
 #include "stableqat/train/memory_estimate.h"
-#include "stableqat/train/metrics.h"
 #include "stableqat/train/schedule.h"
 #include "stableqat/train/settings.h"
 #include "stableqat/train/train_step.h"
 #include "stableqat/train/training_data.h"
+#include "train/run_evaluation.h"
+#include "train/run_identity.h"
+#include "train/run_log.h"
 
 namespace stableqat {
 
@@ -36,12 +32,11 @@ namespace fs = std::filesystem;
 
 namespace {
 
-using Clock = std::chrono::steady_clock;
-
-double seconds_since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
-
-LoaderOptions loader_options(const TrainConfig& config) {
+// Micro-batches of a step are dealt to the ranks in turn, so that the order of the data does not depend on their number.
+LoaderOptions loader_options(const TrainConfig& config, const Communicator& communicator) {
   LoaderOptions options;
+  options.rank = communicator.rank();
+  options.ranks = communicator.ranks();
   options.batch_size = config.train.micro_batch_size;
   options.block_length = config.data.sequence_length;
   options.seed = static_cast<std::uint64_t>(config.data.shuffle_seed);
@@ -54,91 +49,39 @@ Schedule schedule(const TrainConfig& config, std::int64_t steps) {
   return {config.train.lr_scheduler, config.train.learning_rate, warmup, steps};
 }
 
-// Named as transformers' Trainer names them, where it has them.
-std::vector<ScalarValue> scalars_of(const TrainMetrics& metrics) {
-  const auto scalar = [](const char* tag, double value) { return ScalarValue{tag, static_cast<float>(value)}; };
-  return {scalar("train/loss", metrics.loss),
-          scalar("train/cross_entropy", metrics.cross_entropy),
-          scalar("train/grad_norm", metrics.gradient_norm),
-          scalar("train/learning_rate", metrics.learning_rate),
-          scalar("train/tokens_per_second", metrics.tokens_per_second),
-          scalar("train/codes_changed", metrics.codes_changed),
-          scalar("train/clipped", metrics.clipped)};
-}
-
-fs::path event_folder(const TrainConfig::Train& config) {
-  return config.logging_dir.empty() ? fs::path(config.output_dir) / "runs" : fs::path(config.logging_dir);
-}
-
-// How often each code occurs in a layer.
-struct CodeCounts {
-  std::string layer;
-  std::int64_t first = 0;
-  std::vector<std::uint64_t> counts;
-};
-
-CodeCounts count_codes(const QuantizedWeight& weight) {
-  std::array<std::uint64_t, 256> counts{};
-  const std::int8_t* codes = weight.codes().const_data_ptr<std::int8_t>();
-  for (std::int64_t i = 0; i < weight.codes().numel(); ++i) ++counts[static_cast<std::size_t>(codes[i] + 128)];
-  const auto is_used = [](std::uint64_t count) { return count > 0; };
-  const auto first = std::find_if(counts.begin(), counts.end(), is_used);
-  const auto end = std::find_if(counts.rbegin(), counts.rend(), is_used).base();
-  return {weight.name(), first - counts.begin() - 128, {first, end}};
-}
-
-std::vector<HistogramValue> histograms_of(const std::vector<CodeCounts>& all) {
-  std::vector<HistogramValue> histograms;
-  for (const CodeCounts& layer : all) histograms.push_back({"codes/" + layer.layer, layer.first, layer.counts});
-  return histograms;
-}
-
-// What one step's micro-batches gave.
-struct StepLoss {
-  double loss = 0.0;
-  double cross_entropy = 0.0;
-};
-
-// Sums since the last line of metrics.
-struct Window {
-  Clock::time_point start = Clock::now();
-  std::int64_t steps = 0;
-  StepLoss loss;
-  std::int64_t codes_changed = 0;
-};
-
 class Run {
  public:
-  Run(const TrainConfig& config, const TrainerCallbacks& callbacks, const ModelSource& source, const Tokenizer& tokenizer,
-      std::vector<WeightedStream> tokens, NumericTypes types)
+  Run(const TrainConfig& config, const TrainerCallbacks& callbacks, Communicator& communicator, const ModelSource& source,
+      const Tokenizer& tokenizer, std::vector<WeightedStream> tokens, NumericTypes types)
       : config_(config),
         callbacks_(callbacks),
+        communicator_(communicator),
         output_dir_(config.train.output_dir),
         tokenizer_(tokenizer),
-        loader_(std::move(tokens), loader_options(config)),
+        loader_(std::move(tokens), loader_options(config, communicator)),
         total_steps_(total_steps(config, loader_.blocks_per_epoch())),
         schedule_(schedule(config, total_steps_)),
         model_(source, types.master, quantization_settings(config.quantization), starts_from_stored_scales(config.quantization, source)),
-        step_(model_, train_step_options(config.train)),
+        step_(model_, train_step_options(config), communicator),
         batch_(at::empty({config.train.micro_batch_size, config.data.sequence_length}, at::kLong)) {
+    require_same_model(communicator_, model_);
     model_.model().set_compute_dtype(types.compute);
     model_.set_code_products(types.products);
     load_teacher(source, types);
-    load_validation();
-    load_tasks();
+    if (communicator_.is_main()) evaluation_.emplace(config, model_.model().config(), tokenizer);
   }
 
   TrainOutcome run() {
-    const std::int64_t first = resume();
-    metrics_.emplace(output_dir_ / "metrics.jsonl", first > 0 ? first : -1);
-    if (config_.train.report_to == TrainConfig::ReportTo::kTensorBoard) events_.emplace(event_folder(config_.train), first);
-    steps_done_ = first;
+    steps_done_ = resume();
+    if (communicator_.is_main()) run_log_.emplace(config_, model_, steps_done_, callbacks_.log);
     while (steps_done_ < total_steps_) {
+      communicator_.set_activity("step " + std::to_string(steps_done_ + 1));
       const LoaderPosition step_start = loader_.position();
       const std::optional<StepLoss> loss = accumulate(step_start);
       if (!loss) return interrupted(step_start);
       update(*loss, step_start);
       after_step();
+      if (stop_ && steps_done_ < total_steps_) return interrupted(loader_.position());
     }
     if (last_evaluation_ != steps_done_) evaluate();
     save(output_dir_ / "last_checkpoint", loader_.position());
@@ -163,86 +106,91 @@ class Run {
     teacher_ = {&*teacher_model_, config_.distillation.weight, config_.distillation.temperature};
   }
 
-  void load_tasks() {
-    if (config_.train.eval_tasks.empty()) return;
-    TaskSetOptions options;
-    options.requests.limit = static_cast<std::uint64_t>(config_.train.eval_limit);
-    options.max_length = model_.model().config().max_position_embeddings;
-    tasks_.emplace(tasks::TaskCatalog::shipped().select(config_.train.eval_tasks), config_.train.eval_data_dir, tokenizer_, options);
-  }
-
-  void load_validation() {
-    if (config_.data.valid.empty()) return;
-    TextOptions text;
-    text.json_key = config_.data.json_key;
-    text.skip_bad_lines = config_.data.skip_bad_lines;
-    const TokenEncoder encoder = model_encoder(tokenizer_, model_.model().config().vocab_size);
-    validation_ = read_tokens(config_.data.valid, text, encoder, static_cast<std::uint64_t>(config_.train.eval_tokens));
-  }
-
-  // Returns the number of steps done before.
-  std::int64_t resume() {
+  // The folder to go on from, checked; "" = none.
+  std::string choose_checkpoint() const {
     const std::string& wish = config_.train.resume;
+    AtomicDirectory::remove_leftovers(output_dir_);
     if (wish == "never") {
       if (!list_checkpoints(output_dir_).empty()) {
         throw ConfigError({"train.output_dir", output_dir_.string() + " with checkpoints of another run", "a folder without checkpoints",
                            "remove them, choose another folder, or set train.resume: auto"});
       }
-      return 0;
+      return "";
     }
-    std::optional<fs::path> directory;
-    if (wish == "auto") {
-      directory = find_checkpoint(output_dir_, callbacks_.log);
-    } else {
-      directory = fs::exists(wish) ? fs::path(wish) : output_dir_ / wish;
-      verify_checkpoint(*directory);
-    }
-    if (!directory) return 0;
-    const TrainerState state = load_checkpoint(*directory, step_.optimizer());
+    if (wish == "auto") return find_checkpoint(output_dir_, callbacks_.log).value_or("").string();
+    const fs::path directory = fs::exists(wish) ? fs::path(wish) : output_dir_ / wish;
+    verify_checkpoint(directory);
+    return directory.string();
+  }
+
+  // Returns the number of steps done before.
+  std::int64_t resume() {
+    const std::string directory = text_from_main(communicator_, [this] { return choose_checkpoint(); });
+    if (directory.empty()) return 0;
+    TrainerState state;
+    together(communicator_, [&] { state = load_checkpoint(directory, step_.optimizer()); });
     if (state.tokenizer_hash != tokenizer_.hash()) {
-      throw DataError(
-          {directory->string(), "a run with another tokenizer", "the same tokenizer", "use the model that the run started from"});
+      throw DataError({directory, "a run with another tokenizer", "the same tokenizer", "use the model that the run started from"});
     }
     loader_.restore(state.position);
-    model_.quantize();
+    step_.quantize();
     last_saved_ = state.step;
-    log("continuing from " + directory->string() + " at step " + std::to_string(state.step));
+    log("continuing from " + directory + " at step " + std::to_string(state.step));
     return state.step;
   }
 
-  // Forward and backward of one step's micro-batches; nullopt when a stop was requested.
+  // Forward and backward of one step's micro-batches, of all ranks; nullopt when a stop was requested before they were done.
   std::optional<StepLoss> accumulate(const LoaderPosition& step_start) {
-    const std::int64_t micro_batches = config_.train.gradient_accumulation_steps;
-    const double scale = 1.0 / static_cast<double>(micro_batches);
-    StepLoss sum;
+    const double scale = 1.0 / static_cast<double>(config_.train.gradient_accumulation_steps);
+    const std::int64_t micro_batches = config_.train.gradient_accumulation_steps / communicator_.ranks();
+    const Teacher* const teacher = teacher_.model != nullptr ? &teacher_ : nullptr;
+    StepLoss own;
     for (std::int64_t i = 0; i < micro_batches; ++i) {
-      if (callbacks_.stop && callbacks_.stop()) return std::nullopt;
+      if (communicator_.ranks() == 1 && stop_requested()) return std::nullopt;
       loader_.next(std::span<std::int64_t>(batch_.data_ptr<std::int64_t>(), static_cast<std::size_t>(batch_.numel())));
-      const HeadLoss loss = step_.accumulate(batch_, scale, teacher_.model != nullptr ? &teacher_ : nullptr);
-      if (!std::isfinite(loss.loss)) {
-        save(checkpoint_name(), step_start);
-        throw NumericError({"loss at step " + std::to_string(steps_done_ + 1), std::to_string(loss.loss), "a finite number",
-                            "lower train.learning_rate or check the data; the state before this step is in " + checkpoint_name().string()});
-      }
-      sum.loss += scale * loss.loss;
-      sum.cross_entropy += scale * loss.cross_entropy;
+      const HeadLoss loss =
+          i + 1 < micro_batches ? step_.accumulate(batch_, scale, teacher) : step_.accumulate_last(batch_, scale, teacher);
+      own.loss += scale * loss.loss;
+      own.cross_entropy += scale * loss.cross_entropy;
+    }
+    return of_all_ranks(own, step_start);
+  }
+
+  bool stop_requested() const { return callbacks_.stop && callbacks_.stop(); }
+
+  // Sums over ranks; whether any of them was asked to stop is then known to all.
+  StepLoss of_all_ranks(const StepLoss& own, const LoaderPosition& step_start) {
+    const auto all = communicator_.all_gather_numbers({own.loss, own.cross_entropy, stop_requested() ? 1.0 : 0.0});
+    StepLoss sum;
+    for (std::size_t rank = 0; rank < all.size(); ++rank) {
+      if (!std::isfinite(all[rank][0])) throw_diverged(rank, all[rank][0], step_start);
+      sum.loss += all[rank][0];
+      sum.cross_entropy += all[rank][1];
+      stop_ = stop_ || all[rank][2] > 0;
     }
     return sum;
   }
 
+  [[noreturn]] void throw_diverged(std::size_t rank, double loss, const LoaderPosition& step_start) {
+    save(checkpoint_name(), step_start);
+    const std::string where = communicator_.ranks() > 1 ? " on rank " + std::to_string(rank) : "";
+    throw NumericError({"loss at step " + std::to_string(steps_done_ + 1) + where, std::to_string(loss), "a finite number",
+                        "lower train.learning_rate or check the data; the state before this step is in " + checkpoint_name().string()});
+  }
+
   void update(const StepLoss& loss, const LoaderPosition& step_start) {
-    learning_rate_ = schedule_.rate(steps_done_);
+    const double learning_rate = schedule_.rate(steps_done_);
+    StepReport report;
     try {
-      report_ = step_.update(learning_rate_);
+      report = step_.update(learning_rate);
     } catch (const NumericError&) {
       save(checkpoint_name(), step_start);
       throw;
     }
     ++steps_done_;
-    ++window_.steps;
-    window_.loss.loss += loss.loss;
-    window_.loss.cross_entropy += loss.cross_entropy;
-    window_.codes_changed += report_.counts.changed;
+    if (run_log_) {
+      run_log_->add({steps_done_, total_steps_, loader_.tokens_done(), loss, report, learning_rate, communicator_.traffic().total()});
+    }
   }
 
   void after_step() {
@@ -250,96 +198,38 @@ class Run {
     if (callbacks_.progress) {
       callbacks_.progress({"training", static_cast<std::uint64_t>(steps_done_), static_cast<std::uint64_t>(total_steps_), "steps"});
     }
-    if (due(config_.train.logging_steps) || steps_done_ == total_steps_) write_metrics();
+    if (run_log_ && (due(config_.train.logging_steps) || steps_done_ == total_steps_)) run_log_->write_metrics();
     if (due(config_.train.eval_steps)) evaluate();
     if (due(config_.train.save_steps) && steps_done_ < total_steps_) save(checkpoint_name(), loader_.position());
   }
 
-  void write_metrics() {
-    const double steps = static_cast<double>(window_.steps);
-    const double seconds = seconds_since(window_.start);
-    const auto elements = static_cast<double>(std::max<std::int64_t>(1, model_.quantized_elements()));
-    TrainMetrics metrics;
-    metrics.step = steps_done_;
-    metrics.total_steps = total_steps_;
-    metrics.tokens = loader_.tokens_done();
-    metrics.loss = window_.loss.loss / steps;
-    metrics.cross_entropy = window_.loss.cross_entropy / steps;
-    metrics.gradient_norm = report_.norms.total;
-    metrics.learning_rate = learning_rate_;
-    metrics.tokens_per_second = steps * static_cast<double>(batch_.numel() * config_.train.gradient_accumulation_steps) / seconds;
-    metrics.seconds_left = seconds / steps * static_cast<double>(total_steps_ - steps_done_);
-    metrics.codes_changed = static_cast<double>(window_.codes_changed) / elements;
-    metrics.clipped = static_cast<double>(report_.counts.clipped) / elements;
-    metrics_->append(metrics);
-    if (events_) {
-      const std::vector<CodeCounts> counts = code_counts();
-      events_->append(steps_done_, scalars_of(metrics), histograms_of(counts));
-    }
-    log(describe(metrics));
-    window_ = Window();
-  }
-
   void evaluate() {
     last_evaluation_ = steps_done_;
-    if (validation_.empty() && !tasks_) return;
-    if (!validation_.empty()) evaluate_validation();
-    if (tasks_) evaluate_tasks();
-    window_.start = Clock::now();
-  }
-
-  void evaluate_tasks() {
-    const auto results = tasks_->evaluate(model_.model(), {}, nullptr, callbacks_.progress, callbacks_.stop);
-    if (!results) return;
-    metrics_->append_evaluation(steps_done_, *results);
-    const tasks::MeanScore mean = tasks::mean_score(*results);
-    if (mean.tasks == 0) return;
-    if (events_) events_->append(steps_done_, std::array{ScalarValue{"eval/tasks_mean", static_cast<float>(mean.value)}});
-    log("step " + std::to_string(steps_done_) + ": mean of " + std::to_string(mean.tasks) + " tasks " + std::to_string(mean.value) +
-        " +- " + std::to_string(mean.standard_error));
-  }
-
-  void evaluate_validation() {
-    PerplexityOptions options;
-    options.context = config_.data.sequence_length;
-    const PerplexityResult result = perplexity(model_.model(), validation_, options, callbacks_.progress, callbacks_.stop);
-    if (result.blocks == 0) return;  // stopped before the first block
-    metrics_->append_evaluation(steps_done_, result.nll, result.perplexity, result.tokens);
-    if (events_) {
-      const std::array scalars{ScalarValue{"eval/loss", static_cast<float>(result.nll)},
-                               ScalarValue{"eval/perplexity", static_cast<float>(result.perplexity)}};
-      events_->append(steps_done_, scalars);
-    }
-    log("step " + std::to_string(steps_done_) + ": perplexity " + std::to_string(result.perplexity) + " on " +
-        std::to_string(result.tokens) + " tokens of " + config_.data.valid);
-  }
-
-  // Of every quantized layer, where they were asked for.
-  std::vector<CodeCounts> code_counts() const {
-    std::vector<CodeCounts> all;
-    if (!config_.train.code_histograms) return all;
-    for (const QuantizedWeight& weight : model_.weights()) all.push_back(count_codes(weight));
-    return all;
+    communicator_.main_only([this] {
+      evaluation_->run(steps_done_, model_.model(), *run_log_, callbacks_.progress, callbacks_.stop);
+      run_log_->resume_clock();
+    });
   }
 
   fs::path checkpoint_name() const { return output_dir_ / ("checkpoint-" + std::to_string(steps_done_)); }
 
   void save(const fs::path& directory, const LoaderPosition& position) {
-    const Clock::time_point start = Clock::now();
-    save_checkpoint(directory, {model_, step_.optimizer(), tokenizer_, to_yaml(config_)}, {steps_done_, position, tokenizer_.hash()});
+    save_checkpoint(directory, {model_, step_.optimizer(), tokenizer_, to_yaml(config_)}, {steps_done_, position, tokenizer_.hash()},
+                    communicator_);
     last_saved_ = steps_done_;
-    remove_old_checkpoints(output_dir_, config_.train.save_total_limit);
-    window_.start += Clock::now() - start;  // not part of the training rate
+    if (communicator_.is_main()) remove_old_checkpoints(output_dir_, config_.train.save_total_limit);
+    if (run_log_) run_log_->resume_clock();
   }
 
-  TrainOutcome interrupted(const LoaderPosition& step_start) {
-    if (last_saved_ != steps_done_) save(checkpoint_name(), step_start);
+  TrainOutcome interrupted(const LoaderPosition& position) {
+    if (last_saved_ != steps_done_) save(checkpoint_name(), position);
     log("stopped at step " + std::to_string(steps_done_) + "; the same command continues from there");
     return TrainOutcome::kInterrupted;
   }
 
   const TrainConfig& config_;
   const TrainerCallbacks& callbacks_;
+  Communicator& communicator_;
   fs::path output_dir_;
   const Tokenizer& tokenizer_;
   TokenLoader loader_;
@@ -350,17 +240,13 @@ class Run {
   at::Tensor batch_;  // [B, T] int64
   std::optional<CausalLm> teacher_model_;
   Teacher teacher_;
-  std::vector<std::int32_t> validation_;
-  std::optional<TaskSet> tasks_;
-  std::optional<MetricsFile> metrics_;
-  std::optional<EventFile> events_;
+  std::optional<RunEvaluation> evaluation_;  // rank 0 only, as the next
+  std::optional<RunLog> run_log_;
 
   std::int64_t steps_done_ = 0;
   std::int64_t last_saved_ = -1;
   std::int64_t last_evaluation_ = -1;
-  double learning_rate_ = 0.0;
-  StepReport report_;
-  Window window_;
+  bool stop_ = false;
 };
 
 void make_output_dir(const fs::path& directory) {
@@ -382,12 +268,34 @@ void report(const MemoryEstimate& estimate, const LogCallback& log) {
   }
 }
 
-}  // namespace
+void check_ranks(const TrainConfig& config, const Communicator& communicator) {
+  if (config.train.gradient_accumulation_steps % communicator.ranks() == 0) return;
+  throw ConfigError(
+      {"train.gradient_accumulation_steps",
+       std::to_string(config.train.gradient_accumulation_steps) + ", dealt to " + std::to_string(communicator.ranks()) + " ranks",
+       "a multiple of the number of ranks", "change either; it counts the micro-batches of all ranks together"});
+}
 
-TrainOutcome train(const TrainConfig& config, const TrainerCallbacks& callbacks) {
+// Rank 0 tokenizes, the others read what it has written. Empty when a stop was requested.
+std::vector<WeightedStream> open_tokens(const TrainConfig& config, const TrainerCallbacks& callbacks, Communicator& communicator,
+                                        const TokenEncoder& encoder) {
+  const fs::path cache = fs::path(config.train.output_dir) / "tokens" / "train";
+  std::vector<WeightedStream> tokens;
+  const std::string state = text_from_main(communicator, [&] {
+    tokens = open_training_tokens(config.data, encoder, cache, callbacks.log, callbacks.progress, callbacks.stop);
+    return tokens.empty() ? "stopped" : "there";
+  });
+  if (state == "there" && !communicator.is_main()) tokens = open_training_tokens(config.data, encoder, cache);
+  return tokens;
+}
+
+TrainOutcome train_rank(const TrainConfig& config, const TrainerCallbacks& callbacks, Communicator& communicator) {
+  require_same_config(communicator, config);
+  check_ranks(config, communicator);
   if (config.train.threads > 0) at::set_num_threads(static_cast<int>(config.train.threads));
   std::vector<std::string> notices;
   const NumericTypes types = numeric_types(config.train.precision, config.train.compute, notices);
+  require_same(communicator, "train.precision", at::toString(types.compute));  // `auto` depends on the machine
   for (const std::string& notice : notices) {
     if (callbacks.log) callbacks.log(LogLevel::kInfo, notice);
   }
@@ -395,17 +303,27 @@ TrainOutcome train(const TrainConfig& config, const TrainerCallbacks& callbacks)
   auto source = ModelSource::open(config.model.path);
   const Tokenizer tokenizer = Tokenizer::open(config.model.path);
   make_output_dir(config.train.output_dir);
-  const fs::path cache = fs::path(config.train.output_dir) / "tokens" / "train";
-  const TokenEncoder encoder = model_encoder(tokenizer, source->config().vocab_size);
-  auto tokens = open_training_tokens(config.data, encoder, cache, callbacks.log, callbacks.progress, callbacks.stop);
+  auto tokens = open_tokens(config, callbacks, communicator, model_encoder(tokenizer, source->config().vocab_size));
   if (tokens.empty()) return TrainOutcome::kInterrupted;
-  const MemoryEstimate estimate = estimate_memory(source->config(), config, resident_memory());
+  require_same_data(communicator, tokens);
+  const MemoryEstimate estimate = estimate_memory(source->config(), config, resident_memory(), communicator.ranks());
   report(estimate, callbacks.log);
-  Run run(config, callbacks, *source, tokenizer, std::move(tokens), types);
+  Run run(config, callbacks, communicator, *source, tokenizer, std::move(tokens), types);
   source.reset();  // a mapped model file counts as memory of this process
   const TrainOutcome outcome = run.run();
   if (callbacks.log) callbacks.log(LogLevel::kInfo, describe_peak(peak_memory(), estimate));
+  communicator.barrier();  // rank 0 stays until the others need it no longer
   return outcome;
+}
+
+}  // namespace
+
+TrainOutcome train(const TrainConfig& config, const TrainerCallbacks& callbacks) { return train(config, callbacks, *single_process()); }
+
+TrainOutcome train(const TrainConfig& config, const TrainerCallbacks& callbacks, Communicator& communicator) {
+  TrainerCallbacks own = callbacks;
+  if (!communicator.is_main()) own.log = nullptr;
+  return train_rank(config, own, communicator);
 }
 
 }  // namespace stableqat

@@ -60,7 +60,7 @@ void expect_to_start(const Recipe& recipe, const ModelConfig& shape) {
   const TrainConfig config = load(recipe.path);
   QuantizedModel model(*bench::random_model(shape), at::kFloat, quantization_settings(config.quantization), false);
   EXPECT_EQ(model.weights().size(), static_cast<std::size_t>(7 * shape.num_hidden_layers));
-  TrainStep step(model, train_step_options(config.train));
+  TrainStep step(model, train_step_options(config));
   for (int i = 0; i < 2; ++i) {
     const at::Tensor ids = at::randint(shape.vocab_size, {1, 16}, at::kLong);
     const HeadLoss loss = step.accumulate(ids, 1.0);

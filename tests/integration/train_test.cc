@@ -1,99 +1,22 @@
 // The real program on a small model: exact continuation after a kill, signals, damaged checkpoints, bad input.
 #include <gtest/gtest.h>
-#include <signal.h>
-#include <spawn.h>
-#include <sys/wait.h>
-#include <unistd.h>
 
-#include <chrono>
-#include <cstdlib>
-#include <filesystem>
-#include <fstream>
 #include <limits>
-#include <nlohmann/json.hpp>
-#include <string>
-#include <thread>
-#include <vector>
 
-#include "../support/tiny_model.h"
-#include "stableqat/base/file.h"
+#include "../support/training_folder.h"
 #include "stableqat/io/safetensors.h"
 
 namespace stableqat {
 namespace {
 
 namespace fs = std::filesystem;
+using testing::Result;
 
-struct Result {
-  int code = -1;
-  std::string out;
-  std::string err;
-};
-
-class TrainTest : public ::testing::Test {
+class TrainTest : public testing::TrainingFolder {
  protected:
-  void SetUp() override {
-    folder_ = fs::temp_directory_path() / ("stableqat_train_test_" + std::to_string(::getpid()));
-    fs::remove_all(folder_);
-    fs::create_directories(folder_);
-    testing::write_tiny_model(folder_ / "model");
-    testing::write_tiny_corpus(folder_ / "train.jsonl", 200);
-    testing::write_tiny_corpus(folder_ / "valid.jsonl", 10);
-    write_text_file(folder_ / "run.yaml", R"(
-model: {path: model}
-quantization: {method: stableqat, bits: 3}
-data: {train: [train.jsonl], sequence_length: 64}
-train: {output_dir: out, micro_batch_size: 2, gradient_accumulation_steps: 4, max_steps: 6, learning_rate: 1e-3, save_steps: 3,
-        logging_steps: 1, threads: 1}
-)");
-  }
-  void TearDown() override { fs::remove_all(folder_); }
-
-  // Runs the program by the shell; `before` is shell text in front of it.
-  Result run(const std::string& arguments, const std::string& before = "") const {
-    const std::string command =
-        "cd '" + folder_.string() + "' && " + before + " '" STABLEQAT_PROGRAM "' " + arguments + " >stdout 2>stderr </dev/null";
-    const int status = std::system(command.c_str());
-    return {WIFEXITED(status) ? WEXITSTATUS(status) : -1, read_text_file(folder_ / "stdout"), read_text_file(folder_ / "stderr")};
-  }
-
-  Result train(const std::string& output, const std::string& more = "") const {
-    return run("train --config run.yaml --train.output_dir " + output + " " + more);
-  }
-
   // Starts training in a process of its own and sends `signal` once `path` exists; returns the wait status.
   int train_and_signal(const std::string& output, const fs::path& path, int signal, const std::string& more) const {
-    std::vector<std::string> words{"sh", "-c",
-                                   "cd '" + folder_.string() +
-                                       "' && exec '" STABLEQAT_PROGRAM "' train --config run.yaml --train.output_dir " + output + " " +
-                                       more + " >/dev/null 2>&1"};
-    std::vector<char*> arguments;
-    for (std::string& word : words) arguments.push_back(word.data());
-    arguments.push_back(nullptr);
-    pid_t child = 0;
-    EXPECT_EQ(::posix_spawn(&child, "/bin/sh", nullptr, nullptr, arguments.data(), environ), 0);
-    int status = 0;
-    bool sent = false;
-    while (::waitpid(child, &status, WNOHANG) == 0) {
-      if (!sent && fs::exists(folder_ / path)) {
-        ::kill(child, signal);
-        sent = true;
-      }
-      std::this_thread::sleep_for(std::chrono::milliseconds(1));
-    }
-    EXPECT_TRUE(sent) << "the run ended before " << path;
-    return status;
-  }
-
-  void expect_same_checkpoint(const std::string& a, const std::string& b) const {
-    for (const char* name : {"model.safetensors", "optimizer.safetensors", "trainer_state.json", "config.json", "tokenizer.json"}) {
-      EXPECT_EQ(file_content_hash(folder_ / a / name), file_content_hash(folder_ / b / name)) << name;
-    }
-  }
-
-  void expect_refused(const Result& result, int code, const std::vector<std::string>& words) const {
-    EXPECT_EQ(result.code, code) << result.err;
-    for (const std::string& word : words) EXPECT_NE(result.err.find(word), std::string::npos) << word << " not in: " << result.err;
+    return run_and_signal(train_words(output, more), path, signal);
   }
 
   // Replaces one tensor of the model.
@@ -105,8 +28,6 @@ train: {output_dir: out, micro_batch_size: 2, gradient_accumulation_steps: 4, ma
     stream.seekp(offset);
     stream.write(reinterpret_cast<const char*>(&value), sizeof value);
   }
-
-  fs::path folder_;
 };
 
 // More micro-batches per step, so that there is time to stop the run between two steps.
@@ -163,9 +84,7 @@ TEST_F(TrainTest, ATrainedCheckpointIsEvaluatedContinuedAndGeneratedFrom) {
   EXPECT_LT(value("after.json").at("perplexity").get<double>(), 0.5 * value("before.json").at("perplexity").get<double>());
   EXPECT_EQ(value("after.json").at("tokens"), value("before.json").at("tokens"));
 
-  std::ifstream metrics(folder_ / "out" / "metrics.jsonl");
-  std::vector<nlohmann::json> lines;
-  for (std::string line; std::getline(metrics, line);) lines.push_back(nlohmann::json::parse(line));
+  const std::vector<nlohmann::json> lines = metrics("out");
   ASSERT_EQ(lines.size(), 80U);  // 60 steps and 20 evaluations
   EXPECT_EQ(lines.front().at("step"), 1);
   EXPECT_EQ(lines.back().at("eval_perplexity"), value("after.json").at("perplexity"));

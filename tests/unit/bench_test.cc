@@ -172,7 +172,7 @@ TEST(Subject, SteAndStableqatShareTheFirstLoss) {
 
 TEST(StepCheck, SeesAnotherOptimizerAndAnotherClipping) {
   const TrainingJob job = tiny_job({"--quantization.method", "stableqat", "--quantization.bits", "3"});
-  const TrainStepOptions options = train_step_options(job.config.train);
+  const TrainStepOptions options = train_step_options(job.config);
   const at::Tensor ids = at::randint(512, {2, 32}, at::kLong);
   // A step by `used`, checked as if it were by epsilon 1 and the usual clipping. At epsilon 1 it depends on the size of the gradient.
   const auto checked = [&](double epsilon, double max_grad_norm) {

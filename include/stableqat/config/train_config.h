@@ -23,6 +23,7 @@ struct TrainConfig {
   enum class Recompute { kNone, kSelective, kBlock };
   enum class StoredScales { kAuto, kUse, kIgnore };
   enum class ReportTo { kNone, kTensorBoard };
+  enum class Reduce { kFp32, kBf16 };
 
   static constexpr std::int64_t kTernaryBits = 0;  // written 1.58; the authors' files say 0
   static constexpr std::int64_t kUnquantizedBits = 16;
@@ -109,11 +110,20 @@ struct TrainConfig {
     bool operator==(const Distillation&) const = default;
   };
 
+  struct Distributed {
+    Reduce reduce = Reduce::kFp32;
+    std::int64_t bucket_mb = 25;
+    double timeout = 600.0;  // seconds
+
+    bool operator==(const Distributed&) const = default;
+  };
+
   Model model;
   Quantization quantization;
   Data data;
   Train train;
   Distillation distillation;
+  Distributed distributed;
 
   bool operator==(const TrainConfig&) const = default;
 };

@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "stableqat/base/row_range.h"
 #include "stableqat/kernels/adamw_math.h"
 
 namespace stableqat {
@@ -18,12 +19,14 @@ struct AdamWOptions {
   double weight_decay = 0.0;
 };
 
-// A tensor that is trained. The first two members are shared with their owner.
+// A tensor that is trained, or the rows of one that this rank trains. `value` is shared with its owner.
 struct TrainedTensor {
   std::string name;
-  at::Tensor value;  // contiguous, float32 or float64; changed in place
+  at::Tensor value;  // [rows.count, ...], contiguous, float32 or float64; changed in place
   double learning_rate_ratio = 1.0;
   bool decay = false;  // takes part in weight decay
+  RowRange rows = {};  // which rows of the whole tensor these are, for checkpoints
+  std::int64_t all_rows = 0;
 };
 
 // Owns the moments, which start at zero and have the value's shape and type. A step is begin_step() and then, for each tensor that has a

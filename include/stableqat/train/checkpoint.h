@@ -8,6 +8,9 @@
 //   trainer_state.json             step, tokens, position in the data
 //   train_config.yaml              the resolved configuration
 //   manifest.json                  size and XXH3 hash of every other file
+//
+// Several ranks write one folder together, each its own rows of the tensors into the same files: what a checkpoint looks like does not
+// depend on their number, and any number of them can go on from it.
 #pragma once
 
 #include <cstdint>
@@ -18,6 +21,7 @@
 
 #include "stableqat/base/log.h"
 #include "stableqat/data/token_loader.h"
+#include "stableqat/dist/communicator.h"
 #include "stableqat/models/quantized_model.h"
 #include "stableqat/tokenizer/tokenizer.h"
 #include "stableqat/train/adamw.h"
@@ -38,14 +42,16 @@ struct CheckpointParts {
   std::string train_config_yaml;
 };
 
-// Writes `directory` whole or not at all; an older one of that name is replaced. Throws EnvironmentError.
-void save_checkpoint(const std::filesystem::path& directory, const CheckpointParts& parts, const TrainerState& state);
+// Writes `directory`, on a file system that all ranks see, whole or not at all; an older one of that name is replaced. Called by all ranks,
+// which return when it is there. Throws EnvironmentError on all of them when one cannot write.
+void save_checkpoint(const std::filesystem::path& directory, const CheckpointParts& parts, const TrainerState& state,
+                     Communicator& communicator);
 
 // Throws DataError that names the first file that is missing, truncated or altered.
 void verify_checkpoint(const std::filesystem::path& directory);
 
-// Reads values and moments into the optimizer's tensors, in place, and returns the state. The caller quantizes anew. Throws DataError when
-// a tensor is missing or has another shape (checkpoint of another model or method).
+// Reads values and moments of the optimizer's rows into its tensors, in place, and returns the state. The caller quantizes anew. Throws
+// DataError when a tensor is missing or has another shape (checkpoint of another model or method).
 TrainerState load_checkpoint(const std::filesystem::path& directory, AdamW& optimizer);
 
 // Folders checkpoint-N and last_checkpoint below `output_dir`, by their step, newest first. Folders without a readable state come last.

@@ -24,7 +24,8 @@ struct MemoryEstimate {
 // scales), gradients, moments, activations kept for backward, head (a chunk of logits), teacher. Counted for the kernels of this project
 // (float32, with or without integer products); the plain forms that other precisions run keep more, by a rough factor. `process` is what
 // the process takes besides: its resident memory before the model is read. Throws ConfigError (quantization settings). Thread-safe.
-MemoryEstimate estimate_memory(const ModelConfig& model, const TrainConfig& config, std::uint64_t process);
+// Of `ranks` ranks each keeps the masters, scales and moments of its rows only.
+MemoryEstimate estimate_memory(const ModelConfig& model, const TrainConfig& config, std::uint64_t process, int ranks = 1);
 
 // "3.12 GB: weights 0.54 GB, gradients 0.54 GB, ..." and "memory, peak: 3.05 GB, -2 % of the estimate".
 std::string describe(const MemoryEstimate& estimate);

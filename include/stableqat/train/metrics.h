@@ -22,8 +22,9 @@ struct TrainMetrics {
   double learning_rate = 0.0;  // of the last step
   double tokens_per_second = 0.0;
   double seconds_left = 0.0;
-  double codes_changed = 0.0;  // changes of codes since the last line / number of quantized weights
-  double clipped = 0.0;        // share of weights outside the grid's range after the last step
+  double codes_changed = 0.0;    // changes of codes since the last line / number of quantized weights
+  double clipped = 0.0;          // share of weights outside the grid's range after the last step
+  std::uint64_t bytes_sent = 0;  // by rank 0 to other ranks, so far; left out when there are none
 };
 
 // One line without a line end.

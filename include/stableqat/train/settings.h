@@ -20,7 +20,7 @@ std::optional<QuantizationSettings> quantization_settings(const TrainConfig::Qua
 // Whether the run starts from scales that the start model keeps (quantization.stored_scales). Throws ConfigError when `auto` cannot tell.
 bool starts_from_stored_scales(const TrainConfig::Quantization& config, const ModelSource& source);
 
-TrainStepOptions train_step_options(const TrainConfig::Train& config);
+TrainStepOptions train_step_options(const TrainConfig& config);
 
 struct NumericTypes {
   at::ScalarType master = at::kFloat;   // weights, scales, moments

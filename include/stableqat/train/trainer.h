@@ -6,6 +6,7 @@
 
 #include "stableqat/base/log.h"
 #include "stableqat/config/train_config.h"
+#include "stableqat/dist/communicator.h"
 
 namespace stableqat {
 
@@ -25,5 +26,11 @@ enum class TrainOutcome {
 // Throws the library's errors. Before a NumericError (loss or gradient not finite) a checkpoint of the last good step is written. Not
 // thread-safe; uses LibTorch's thread pool, whose size it sets from train.threads.
 TrainOutcome train(const TrainConfig& config, const TrainerCallbacks& callbacks);
+
+// One rank of several: all of them call it with the same configuration. The micro-batches of a step (train.gradient_accumulation_steps, a
+// multiple of the number of ranks) are dealt to the ranks in turn, and the result depends on their number only by the rounding of sums; for
+// the same number it is the same bit for bit. Checkpoints are those of a single process. Only rank 0 calls `log`; a stop requested on any
+// rank stops all after the present step. Throws also LostRankError, and ConfigError that names the key for ranks that differ.
+TrainOutcome train(const TrainConfig& config, const TrainerCallbacks& callbacks, Communicator& communicator);
 
 }  // namespace stableqat

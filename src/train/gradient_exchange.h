@@ -1,0 +1,78 @@
+// Sums gradients over ranks: each rank gets the sums of the rows that it trains. Letters: R ranks.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <cstdint>
+#include <deque>
+#include <memory>
+#include <vector>
+
+#include "stableqat/base/row_range.h"
+#include "stableqat/dist/communicator.h"
+
+namespace torch::autograd {
+struct Node;
+}
+
+namespace stableqat {
+
+struct ReductionOptions {
+  bool in_bf16 = false;                                        // what is sent; sums are taken in the gradient's type
+  std::int64_t bucket_bytes = std::int64_t{25} * 1024 * 1024;  // of gradients, before they are rounded
+};
+
+// Gradients are exchanged in buckets, each as soon as backward has finished all of it, while backward goes on. All ranks start the same
+// buckets in the same order. Not thread-safe.
+class GradientExchange {
+ public:
+  // Buckets at a time: what is in flight holds its memory three times, sent, received and summed.
+  static constexpr std::size_t kMostInFlight = 4;
+
+  // `leaves`, in the order in which backward finishes their gradients; their gradients are dense. Backward runs hooks of this object while
+  // it lives.
+  GradientExchange(Communicator& communicator, const std::vector<at::Tensor>& leaves, const ReductionOptions& options);
+  GradientExchange(const GradientExchange&) = delete;
+  GradientExchange& operator=(const GradientExchange&) = delete;
+  ~GradientExchange();
+
+  // The next backward is the last before finish().
+  void begin();
+  // Afterwards each leaf's gradient holds the sums over all ranks in the rows of this rank (rows_of_rank), zero elsewhere. Throws
+  // LostRankError.
+  void finish();
+
+ private:
+  struct Leaf {
+    at::Tensor tensor;
+    std::size_t bucket = 0;
+    std::int64_t piece = 0;   // elements of one rank's rows, with padding
+    std::int64_t offset = 0;  // in its bucket's piece
+    std::uintptr_t hook = 0;
+    std::shared_ptr<torch::autograd::Node> accumulator;
+  };
+  struct Bucket {
+    std::vector<std::size_t> leaves;
+    std::int64_t piece = 0;   // elements
+    std::size_t missing = 0;  // leaves whose gradient is not finished
+    at::Tensor pieces;        // [R, piece]
+    at::Tensor sum;           // [piece]
+    std::unique_ptr<Transfer> transfer;
+  };
+
+  void add(const at::Tensor& leaf, const ReductionOptions& options);
+  void on_gradient(std::size_t leaf);
+  void start_next();
+  void complete_oldest();
+  RowRange rows_of(const at::Tensor& tensor, int rank) const { return rows_of_rank(tensor.size(0), rank, communicator_.ranks()); }
+
+  Communicator& communicator_;
+  std::vector<Leaf> leaves_;
+  std::vector<Bucket> buckets_;
+  bool armed_ = false;
+  std::size_t started_ = 0;
+  std::size_t completed_ = 0;
+  bool in_bf16_ = false;
+};
+
+}  // namespace stableqat
