@@ -30,6 +30,7 @@ stableqat_test(
   LINK test_support stableqat::eval)
 stableqat_test(model_families_test SOURCES unit/model_families_test.cc LINK stableqat::train)
 stableqat_test(train_step_test SOURCES unit/train_step_test.cc LINK test_support stableqat::train)
+stableqat_test(run_plan_test SOURCES unit/run_plan_test.cc LINK test_support stableqat::train)
 stableqat_test(sharded_step_test SOURCES unit/sharded_step_test.cc LINK test_support stableqat::train)
 stableqat_test(event_file_test SOURCES unit/event_file_test.cc LINK stableqat::train)
 

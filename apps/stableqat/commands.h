@@ -30,6 +30,7 @@ void register_export(CLI::App& app, Program& program);
 void register_generate(CLI::App& app, Program& program);
 void register_info(CLI::App& app, Program& program);
 void register_launch(CLI::App& app, Program& program);
+void register_plan(CLI::App& app, Program& program);
 void register_sample(CLI::App& app, Program& program);
 void register_tokenize(CLI::App& app, Program& program);
 void register_train(CLI::App& app, Program& program);

@@ -50,6 +50,7 @@ int run(int argc, char** argv) {
   register_tokenize(app, program);
   register_train(app, program);
   register_launch(app, program);
+  register_plan(app, program);
   register_eval(app, program);
   register_export(app, program);
   register_generate(app, program);
