@@ -17,13 +17,13 @@ namespace stableqat::app {
 
 namespace {
 
-struct Options {
+struct DecodeFlags {
   ModelFlags model;
   bench::DecodeOptions decode;
   std::string json;
 };
 
-ExitCode run(const Options& options, Console& console) {
+ExitCode run(const DecodeFlags& options, Console& console) {
   LoadedModel loaded = load_model(options.model);
   const auto results = bench::bench_decode(loaded.model, options.decode, bench_callbacks(console));
   console.finish();
@@ -55,7 +55,7 @@ ExitCode run(const Options& options, Console& console) {
 void register_bench_decode(CLI::App& bench, Program& program) {
   CLI::App& command = add_command(bench, program, "decode", "Tokens per second of text generation, by kind of weights",
                                   "stableqat bench decode --model quickstart/last_checkpoint");
-  const auto options = std::make_shared<Options>();
+  const auto options = std::make_shared<DecodeFlags>();
   add_model_flags(command, options->model);
   command.add_option("--weights", options->decode.weights, "Kinds of weights to time, separated by commas")
       ->delimiter(',')

@@ -10,7 +10,7 @@ namespace stableqat::app {
 
 namespace {
 
-struct Options {
+struct DownloadFlags {
   std::string model;
   std::vector<std::string> include;
   std::vector<std::string> exclude;
@@ -35,7 +35,7 @@ std::vector<hub::HubFile> default_files(std::span<const hub::HubFile> files, con
                    others.empty() ? "see its page for a repository with safetensors" : "choose by --include FILE"});
 }
 
-std::vector<hub::HubFile> wanted_files(const hub::Listing& listing, const Options& options) {
+std::vector<hub::HubFile> wanted_files(const hub::Listing& listing, const DownloadFlags& options) {
   if (options.include.empty()) return hub::select_files(default_files(listing.files, options.model), {}, options.exclude);
   std::vector<hub::HubFile> selected = hub::select_files(listing.files, options.include, options.exclude);
   if (selected.empty()) {
@@ -44,7 +44,7 @@ std::vector<hub::HubFile> wanted_files(const hub::Listing& listing, const Option
   return selected;
 }
 
-ExitCode run(const Options& options, Console& console) {
+ExitCode run(const DownloadFlags& options, Console& console) {
   const hub::HubOptions hub = hub_options(options.hub);
   const hub::HubCallbacks callbacks{console.log_callback(), console.progress_callback(), stop_on_signals()};
   const hub::Repository repository = hub::make_repository(hub::RepositoryType::kModel, options.model);
@@ -62,7 +62,7 @@ ExitCode run(const Options& options, Console& console) {
 void register_download(CLI::App& app, Program& program) {
   CLI::App& command = add_command(app, program, "download", "A model from the Hugging Face Hub; prints its folder",
                                   "stableqat download HuggingFaceTB/SmolLM2-135M");
-  const auto options = std::make_shared<Options>();
+  const auto options = std::make_shared<DownloadFlags>();
   command.add_option("model", options->model, "Repository")->type_name("ORG/NAME")->required();
   command
       .add_option("--include", options->include,

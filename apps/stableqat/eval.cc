@@ -18,7 +18,7 @@ namespace stableqat::app {
 
 namespace {
 
-struct Options {
+struct EvalFlags {
   ModelFlags model;
   TaskFlags tasks;
   std::string text;
@@ -36,7 +36,7 @@ nlohmann::json read_results(const std::string& path) {
   return results;
 }
 
-ExitCode compare(const Options& options) {
+ExitCode compare(const EvalFlags& options) {
   const std::string& a = options.compared[0];
   const std::string& b = options.compared[1];
   const tasks::ResultsComparison comparison = tasks::compare_results(read_results(a), a, read_results(b), b);
@@ -46,7 +46,7 @@ ExitCode compare(const Options& options) {
 }
 
 // How far the model is from the one named by --reference on the same tokens; adds to `json`.
-void report_agreement(const Options& options, const CausalLm& model, std::span<const std::int32_t> ids, Console& console,
+void report_agreement(const EvalFlags& options, const CausalLm& model, std::span<const std::int32_t> ids, Console& console,
                       const StopRequested& stop, nlohmann::json& json) {
   ModelFlags flags;
   flags.path = options.reference;
@@ -62,7 +62,7 @@ void report_agreement(const Options& options, const CausalLm& model, std::span<c
                        {"kl_99", result.divergence_99},  {"same_top", result.same_top},       {"positions", result.positions}};
 }
 
-ExitCode run_perplexity(const Options& options, const LoadedModel& loaded, Console& console, const StopRequested& stop) {
+ExitCode run_perplexity(const EvalFlags& options, const LoadedModel& loaded, Console& console, const StopRequested& stop) {
   const CausalLm& model = loaded.model.model();
   TextOptions text;
   text.json_key = options.json_key;
@@ -83,7 +83,7 @@ ExitCode run_perplexity(const Options& options, const LoadedModel& loaded, Conso
   return ExitCode::kDone;
 }
 
-ExitCode run(const Options& options, Console& console) {
+ExitCode run(const EvalFlags& options, Console& console) {
   if (!options.compared.empty()) return compare(options);
   if (print_task_list(options.tasks)) return ExitCode::kDone;
   if (options.model.path.empty()) throw ConfigError({"--model", "nothing", "a Hugging Face directory, checkpoint or GGUF file", ""});
@@ -104,7 +104,7 @@ void register_eval(CLI::App& app, Program& program) {
   CLI::App& command = add_command(app, program, "eval", "Tasks and perplexity of a model",
                                   "stableqat eval --model quickstart/last_checkpoint --tasks stableqat --data-dir data/eval\n"
                                   "  stableqat eval --model quickstart/last_checkpoint --ppl data/text/valid.jsonl.xz --context 512");
-  const auto options = std::make_shared<Options>();
+  const auto options = std::make_shared<EvalFlags>();
   add_model_flags(command, options->model);
   command.get_option("--model")->required(false);  // not for `--tasks list`
   add_task_flags(command, options->tasks);

@@ -17,7 +17,7 @@ namespace stableqat::app {
 
 namespace {
 
-struct Options {
+struct ExportFlags {
   ModelFlags model;
   std::string format;
   std::string embedding;
@@ -63,7 +63,7 @@ void write_distortion(const std::string& prefix, const QuantizedModel& model) {
   write_text_file(prefix + ".svg", to_svg(layers));
 }
 
-ExitCode run(Options options, Console& console) {
+ExitCode run(ExportFlags options, Console& console) {
   if (options.format.empty() && options.distortion.empty()) {
     throw ConfigError({"stableqat export", "neither --format nor --distortion", "one of them", "see stableqat export --help"});
   }
@@ -91,7 +91,7 @@ void register_export(CLI::App& app, Program& program) {
   CLI::App& command =
       add_command(app, program, "export", "Write a trained model for llama.cpp, vLLM and others, and prove that it is the trained one",
                   "stableqat export --model quickstart/last_checkpoint --format gguf --embedding q8_0 --output smollm2-3bit.gguf");
-  const auto options = std::make_shared<Options>();
+  const auto options = std::make_shared<ExportFlags>();
   add_model_flags(command, options->model);
   CLI::Option* format = add_named(command, "--format", options->format, kFormats,
                                   "gguf: one file for llama.cpp; compressed-tensors: for vLLM; gptq; packed: our own, the smallest; "

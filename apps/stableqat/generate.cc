@@ -19,7 +19,7 @@ namespace stableqat::app {
 
 namespace {
 
-struct Options {
+struct GenerateFlags {
   ModelFlags model;
   std::string prompt;
   bool chat = false;
@@ -43,7 +43,7 @@ std::string text_of(const Tokenizer& tokenizer, std::optional<std::int32_t> id) 
 // Continues texts with one model.
 class Generator {
  public:
-  Generator(const Options& options, Console& console)
+  Generator(const GenerateFlags& options, Console& console)
       : options_(options), console_(console), loaded_(load_model(options.model)), stop_(stop_on_signals()) {
     loaded_.model.pack_for_decoding();
     for (const auto id : {tokenizer().eos_id(), tokenizer().end_of_text_id()}) {
@@ -79,14 +79,14 @@ class Generator {
   }
 
  private:
-  Options options_;
+  GenerateFlags options_;
   Console& console_;
   LoadedModel loaded_;
   StopRequested stop_;
 };
 
 // One turn for --prompt, or one for each line of standard input.
-void chat(const Options& options, const Generator& generator) {
+void chat(const GenerateFlags& options, const Generator& generator) {
   const Tokenizer& tokenizer = generator.tokenizer();
   if (tokenizer.chat_template().empty()) {
     throw ConfigError({"--chat", "a model without a chat template", "a chat_template in its tokenizer files",
@@ -112,7 +112,7 @@ void chat(const Options& options, const Generator& generator) {
   }
 }
 
-ExitCode run(const Options& options, Console& console) {
+ExitCode run(const GenerateFlags& options, Console& console) {
   if (options.prompt.empty() && !options.chat) {
     throw ConfigError({"stableqat generate", "neither --prompt nor --chat", "one of them", "see stableqat generate --help"});
   }
@@ -132,7 +132,7 @@ ExitCode run(const Options& options, Console& console) {
 void register_generate(CLI::App& app, Program& program) {
   CLI::App& command = add_command(app, program, "generate", "Continue a text",
                                   "stableqat generate --model quickstart/last_checkpoint --prompt 'The history of' --max-tokens 40");
-  const auto options = std::make_shared<Options>();
+  const auto options = std::make_shared<GenerateFlags>();
   add_model_flags(command, options->model);
   command.add_option("--prompt", options->prompt, "Text to continue; with --chat what the user says")->type_name("TEXT");
   command.add_flag("--chat", options->chat,

@@ -67,12 +67,12 @@ std::string to_text(const Machine& machine, const std::optional<Rates>& rates) {
   return text;
 }
 
-struct Options {
+struct InfoFlags {
   bool json = false;
   bool measure = false;
 };
 
-ExitCode run(const Options& options) {
+ExitCode run(const InfoFlags& options) {
   const Machine machine = inspect_machine();
   std::optional<Rates> rates;
   if (options.measure) rates = measure_rates();
@@ -87,7 +87,7 @@ ExitCode run(const Options& options) {
 void register_info(CLI::App& app, Program& program) {
   CLI::App& command =
       add_command(app, program, "info", "Version, CPU, memory and GPUs, as the program sees them", "stableqat info --measure");
-  const auto options = std::make_shared<Options>();
+  const auto options = std::make_shared<InfoFlags>();
   command.add_flag("--json", options->json, "Print JSON (fields: docs/commands.md)");
   command.add_flag("--measure", options->measure, "Also measure the fp32 GEMM rate and the memory copy rate (about 2 s)");
   command.callback([&program, options] { program.selected = [options] { return run(*options); }; });

@@ -12,7 +12,7 @@ namespace stableqat::app {
 
 namespace {
 
-struct Options {
+struct LaunchFlags {
   int ranks = 1;
   int restarts = 0;
   double grace = 2.0;
@@ -20,7 +20,7 @@ struct Options {
   std::vector<std::string> command;  // of this program
 };
 
-ExitCode run(const Options& options, Console& console) {
+ExitCode run(const LaunchFlags& options, Console& console) {
   std::vector<std::string> command = options.command;
   command.insert(command.begin(), std::filesystem::read_symlink("/proc/self/exe").string());
   const LaunchOptions launch_options{options.ranks, options.restarts,
@@ -46,7 +46,7 @@ ExitCode run(const Options& options, Console& console) {
 void register_launch(CLI::App& app, Program& program) {
   CLI::App& command = add_command(app, program, "launch", "Run a command as several processes on this machine (data-parallel training)",
                                   "stableqat launch --nproc 2 --restarts 3 -- train --config run.yaml");
-  const auto options = std::make_shared<Options>();
+  const auto options = std::make_shared<LaunchFlags>();
   command.add_option("--nproc", options->ranks, "Number of processes (ranks)")->required()->check(CLI::Range(1, 1024));
   command
       .add_option("--restarts", options->restarts, "Start again this often when a process dies; training goes on from its last checkpoint")

@@ -13,7 +13,7 @@ namespace stableqat::app {
 
 namespace {
 
-struct Options {
+struct PlanFlags {
   std::string config;
   std::vector<std::string> overrides;
   int gpus = 8;
@@ -22,7 +22,7 @@ struct Options {
   std::string json;
 };
 
-nlohmann::json to_json(const RunPlan& plan) {
+nlohmann::json plan_json(const RunPlan& plan) {
   nlohmann::json parts = nlohmann::json::object();
   for (const MemoryEstimate::Part& part : plan.memory.parts) parts[part.name] = part.bytes;
   return {{"ranks", plan.ranks},
@@ -68,7 +68,7 @@ void print_table(const std::vector<RunPlan>& plans) {
   }
 }
 
-ExitCode run(const Options& options, Console& console) {
+ExitCode run(const PlanFlags& options, Console& console) {
   std::vector<std::string> notices;
   const TrainConfig config = load_train_config(options.config, options.overrides, notices);
   for (const std::string& notice : notices) console.log(LogLevel::kInfo, notice);
@@ -79,8 +79,8 @@ ExitCode run(const Options& options, Console& console) {
   for (int ranks = 1; ranks <= kMostRanks; ranks *= 2) plans.push_back(plan_run(model, config, options.rates, ranks));
   if (!options.json.empty()) {
     nlohmann::json scaling = nlohmann::json::array();
-    for (const RunPlan& plan : plans) scaling.push_back(to_json(plan));
-    const nlohmann::json result{{"plan", to_json(chosen)}, {"fits", chosen.memory.total() <= options.gpu_memory}, {"scaling", scaling}};
+    for (const RunPlan& plan : plans) scaling.push_back(plan_json(plan));
+    const nlohmann::json result{{"plan", plan_json(chosen)}, {"fits", chosen.memory.total() <= options.gpu_memory}, {"scaling", scaling}};
     write_text_file(options.json, result.dump(2) + "\n");
   }
   print_chosen(chosen, options.gpu_memory);
@@ -98,7 +98,7 @@ ExitCode run(const Options& options, Console& console) {
 void register_plan(CLI::App& app, Program& program) {
   CLI::App& command = add_command(app, program, "plan", "Memory, traffic and scaling of a run over several processes",
                                   "stableqat plan --config run.yaml --gpus 16 --gpu-memory 80GB");
-  const auto options = std::make_shared<Options>();
+  const auto options = std::make_shared<PlanFlags>();
   ClusterRates& rates = options->rates;
   command.add_option("--config,--train_config_file", options->config, "YAML file, as for `train`; its flags may follow, too")
       ->type_name("FILE");

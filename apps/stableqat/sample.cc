@@ -15,7 +15,7 @@ namespace stableqat::app {
 
 namespace {
 
-struct Options {
+struct SampleFlags {
   std::string data_set;
   std::string budget;
   std::string total_tokens;
@@ -30,7 +30,7 @@ struct Options {
   HubFlags hub;
 };
 
-hub::SampleRequest request_of(const Options& options) {
+hub::SampleRequest request_of(const SampleFlags& options) {
   hub::SampleRequest request;
   if (options.data_set == "slimpajama") {
     request = hub::slimpajama_request();
@@ -58,7 +58,7 @@ std::function<std::uint64_t(std::string_view)> token_counter(std::shared_ptr<con
   };
 }
 
-void report(const hub::SampleResult& result, const Options& options) {
+void report(const hub::SampleResult& result, const SampleFlags& options) {
   const std::string plan = options.output + "/plan.json";
   if (!options.json.empty()) {
     const nlohmann::json object{{"plan", plan},
@@ -78,7 +78,7 @@ void report(const hub::SampleResult& result, const Options& options) {
              options.output);
 }
 
-ExitCode run(const Options& options, Console& console) {
+ExitCode run(const SampleFlags& options, Console& console) {
   hub::SampleOptions sample;
   sample.output = options.output;
   sample.revision = options.hub.revision;
@@ -104,7 +104,7 @@ ExitCode run(const Options& options, Console& console) {
 void register_sample(CLI::App& app, Program& program) {
   CLI::App& command = add_command(app, program, "sample", "Text of a data set on the Hugging Face Hub",
                                   "stableqat sample slimpajama --budget 20B --output slimpajama");
-  const auto options = std::make_shared<Options>();
+  const auto options = std::make_shared<SampleFlags>();
   command.add_option("dataset", options->data_set, "slimpajama, fineweb-edu (20B tokens each, unless --budget says otherwise) or ORG/NAME")
       ->type_name("DATASET")
       ->required();

@@ -14,7 +14,7 @@ namespace stableqat::app {
 
 namespace {
 
-struct Options {
+struct TokenizeFlags {
   std::string config;
   std::string model;
   std::string input_root;
@@ -37,7 +37,7 @@ void parse_shard(const std::string& text, TokenizeOptions& options) {
 }
 
 // The PyTorch program's file names the model; its length of sequences is the training's affair here.
-void read_config(Options& options, Console& console) {
+void read_config(TokenizeFlags& options, Console& console) {
   std::string model;
   std::int64_t length = 0;
   const std::vector<Field> rows{{.key = "model_path", .target = &model},
@@ -51,7 +51,7 @@ void require(const std::string& value, const char* flag, const char* meaning) {
   if (value.empty()) throw ConfigError({flag, "nothing", meaning, "see stableqat tokenize --help"});
 }
 
-ExitCode run(Options options, Console& console) {
+ExitCode run(TokenizeFlags options, Console& console) {
   if (!options.config.empty()) read_config(options, console);
   if (options.output.empty() && !options.output_dir.empty())
     options.output = (std::filesystem::path(options.output_dir) / "train_data").string();
@@ -79,7 +79,7 @@ ExitCode run(Options options, Console& console) {
 void register_tokenize(CLI::App& app, Program& program) {
   CLI::App& command = add_command(app, program, "tokenize", "Text to token files for training",
                                   "stableqat tokenize --model SmolLM2-135M --input corpus.jsonl.zst --output tokens/train");
-  const auto options = std::make_shared<Options>();
+  const auto options = std::make_shared<TokenizeFlags>();
   command.add_option("--model", options->model, "Model whose tokenizer to use: folder, tokenizer.json or GGUF file")->type_name("PATH");
   command.add_option("--config,--tokenize_config_file", options->config, "YAML file of the PyTorch program, which names the model too")
       ->type_name("FILE");

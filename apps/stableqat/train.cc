@@ -15,14 +15,14 @@ namespace stableqat::app {
 
 namespace {
 
-struct Options {
+struct TrainFlags {
   std::string config;
   std::vector<std::string> overrides;
   bool dry_run = false;
   bool reference = false;
 };
 
-ExitCode run(const Options& options, Console& console) {
+ExitCode run(const TrainFlags& options, Console& console) {
   if (options.reference) {
     fmt::print("{}", train_config_reference());
     return ExitCode::kDone;
@@ -51,7 +51,7 @@ ExitCode run(const Options& options, Console& console) {
 void register_train(CLI::App& app, Program& program) {
   CLI::App& command = add_command(app, program, "train", "Quantization-aware training",
                                   "stableqat train --config run.yaml --quantization.bits 3 --train.max_steps 100");
-  const auto options = std::make_shared<Options>();
+  const auto options = std::make_shared<TrainFlags>();
   command.add_option("--config,--train_config_file", options->config, "YAML file; the PyTorch program's files work too")->type_name("FILE");
   CLI::Option* dry_run =
       command.add_flag("--dry-run", options->dry_run, "Check the configuration and print it in full; reads no model and no data");

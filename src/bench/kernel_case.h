@@ -38,8 +38,13 @@ std::vector<KernelCase> attention_cases(const KernelBenchOptions& options, kerne
 std::vector<KernelCase> gemm_cases(const KernelBenchOptions& options, kernels::Isa isa);
 std::vector<KernelCase> update_cases(const KernelBenchOptions& options, kernels::Isa isa);
 
+constexpr std::int64_t kCheckedRows = 8;  // of the small arrays that results are checked on
+
 // Rows of `columns` floats that make an array of at least 64 MB.
 std::int64_t streaming_rows(std::int64_t columns);
+
+// In float64, in which kernels are checked.
+inline at::Tensor wide(const at::Tensor& tensor) { return tensor.to(at::kDouble); }
 
 // Throws NumericError unless |found - expected| <= roundings * epsilon of float * bound everywhere. expected and bound float64; bound has
 // expected's shape or one element.

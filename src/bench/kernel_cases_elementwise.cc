@@ -22,10 +22,7 @@ namespace stableqat::bench {
 
 namespace {
 
-constexpr std::int64_t kCheckedRows = 8;
-
 float* data(const at::Tensor& tensor) { return tensor.data_ptr<float>(); }
-at::Tensor wide(const at::Tensor& tensor) { return tensor.to(at::kDouble); }
 at::Tensor leaf(const at::Tensor& tensor) { return wide(tensor).requires_grad_(); }
 double bytes(double arrays, const at::Tensor& array) { return arrays * static_cast<double>(array.nbytes()); }
 

@@ -23,12 +23,11 @@ namespace stableqat::bench {
 
 namespace {
 
-const float* data(const at::Tensor& tensor) { return tensor.const_data_ptr<float>(); }
+const float* readable(const at::Tensor& tensor) { return tensor.const_data_ptr<float>(); }
 float* writable(const at::Tensor& tensor) { return tensor.data_ptr<float>(); }
-at::Tensor wide(const at::Tensor& tensor) { return tensor.to(at::kDouble); }
 
 kernels::HeadStrides dense_strides(const at::Tensor& x) { return {x.stride(0), x.stride(1), x.stride(2)}; }
-kernels::HeadView<const float> heads(const at::Tensor& x) { return {data(x), dense_strides(x)}; }
+kernels::HeadView<const float> heads(const at::Tensor& x) { return {readable(x), dense_strides(x)}; }
 kernels::HeadView<float> writable_heads(const at::Tensor& x) { return {writable(x), dense_strides(x)}; }
 
 class Attention {
@@ -49,7 +48,7 @@ class Attention {
     table_.forward(shape_, scale(), heads(q), heads(k), heads(v), writable_heads(out), writable(lse_), writable(scratch_), threads_);
   }
   void backward() const {
-    table_.backward(shape_, scale(), heads(q), heads(k), heads(v), heads(out), data(lse_), heads(d_out), writable_heads(dq),
+    table_.backward(shape_, scale(), heads(q), heads(k), heads(v), heads(out), readable(lse_), heads(d_out), writable_heads(dq),
                     writable_heads(dk), writable_heads(dv), writable(scratch_), threads_);
   }
 
@@ -107,14 +106,22 @@ struct Products {
 
   double flops() const { return 2 * static_cast<double>(m) * static_cast<double>(N) * static_cast<double>(M); }
 
-  void fp32_forward() const { done(table->fp32(m, N, M, {data(x), M, false}, {data(w), M, true}, writable(y), N, false)); }
-  void fp32_input_gradient() const { done(table->fp32(m, M, N, {data(dy), N, false}, {data(w), M, false}, writable(dx), M, false)); }
-  void fp32_weight_gradient() const { done(table->fp32(N, M, m, {data(dy), N, true}, {data(x), M, false}, writable(dw), M, false)); }
-  void bf16_weight_gradient() const { done(table->bf16_weight_gradient(m, N, M, data(dy), data(x), writable(dw), false)); }
-  void bf16_input_gradient() const { done(table->bf16_input_gradient(m, N, M, data(dy), data(w), writable(dx), false)); }
-  void quantize_x() const { table->quantize_rows(m, M, data(x), M, nullptr, x_codes.data_ptr<std::int16_t>(), writable(x_scale)); }
-  void quantize_dy() const { table->quantize_rows(m, N, data(dy), N, data(scale), dy_codes.data_ptr<std::int16_t>(), writable(dy_scale)); }
-  void integer_forward() const { done(table->integer_forward(m, rows_of(x_codes, x_scale), weight(), data(scale), writable(y), N, false)); }
+  void fp32_forward() const { done(table->fp32(m, N, M, {readable(x), M, false}, {readable(w), M, true}, writable(y), N, false)); }
+  void fp32_input_gradient() const {
+    done(table->fp32(m, M, N, {readable(dy), N, false}, {readable(w), M, false}, writable(dx), M, false));
+  }
+  void fp32_weight_gradient() const {
+    done(table->fp32(N, M, m, {readable(dy), N, true}, {readable(x), M, false}, writable(dw), M, false));
+  }
+  void bf16_weight_gradient() const { done(table->bf16_weight_gradient(m, N, M, readable(dy), readable(x), writable(dw), false)); }
+  void bf16_input_gradient() const { done(table->bf16_input_gradient(m, N, M, readable(dy), readable(w), writable(dx), false)); }
+  void quantize_x() const { table->quantize_rows(m, M, readable(x), M, nullptr, x_codes.data_ptr<std::int16_t>(), writable(x_scale)); }
+  void quantize_dy() const {
+    table->quantize_rows(m, N, readable(dy), N, readable(scale), dy_codes.data_ptr<std::int16_t>(), writable(dy_scale));
+  }
+  void integer_forward() const {
+    done(table->integer_forward(m, rows_of(x_codes, x_scale), weight(), readable(scale), writable(y), N, false));
+  }
   void integer_input_gradient() const {
     done(table->integer_input_gradient(m, rows_of(dy_codes, dy_scale), weight(), writable(dx), M, false));
   }
@@ -128,7 +135,7 @@ struct Products {
     if (!had_memory) throw EnvironmentError({"gemm kernel", "no memory for its scratch", "some 300 KB a thread", "close other programs"});
   }
   static kernels::QuantizedRows rows_of(const at::Tensor& values, const at::Tensor& scales) {
-    return {values.const_data_ptr<std::int16_t>(), values.size(1), data(scales)};
+    return {values.const_data_ptr<std::int16_t>(), values.size(1), readable(scales)};
   }
   kernels::GemmCodes weight() const { return {codes.const_data_ptr<std::int8_t>(), N, M}; }
 };

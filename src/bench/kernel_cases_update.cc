@@ -21,7 +21,6 @@ namespace stableqat::bench {
 
 namespace {
 
-constexpr std::int64_t kCheckedRows = 8;
 constexpr float kAlpha = 0.2F;
 constexpr kernels::AdamWRule kStep{.gradient_factor = 0.5, .step_size = 1e-4};
 

@@ -15,7 +15,7 @@ using Kind = Expression::Kind;
 
 // Bounds of what parsing, rendering and freeing put on the stack.
 constexpr int kMaxNesting = 128;
-constexpr int kMaxDepth = 256;
+constexpr int kMaxExpressionDepth = 256;
 
 class Nesting {
  public:
@@ -33,7 +33,7 @@ class Nesting {
 Expression node(Kind kind, int line, std::string name, std::vector<Expression> operands) {
   Expression result{.kind = kind, .line = line, .name = std::move(name), .operands = std::move(operands)};
   for (const Expression& operand : result.operands) result.depth = std::max(result.depth, operand.depth + 1);
-  if (result.depth > kMaxDepth) throw TemplateProblem{"an expression nested too deeply", "at most 256 levels", line};
+  if (result.depth > kMaxExpressionDepth) throw TemplateProblem{"an expression nested too deeply", "at most 256 levels", line};
   return result;
 }
 

@@ -11,7 +11,7 @@ namespace stableqat::chat {
 
 namespace {
 
-constexpr int kMaxDepth = 64;
+constexpr int kMaxValueDepth = 64;
 
 std::string number_text(double value) {
   char buffer[32];
@@ -81,13 +81,13 @@ void Budget::text(std::size_t bytes) {
 int Value::depth() const {
   if (const auto* list = std::get_if<ListPointer>(&data_)) return (*list)->depth;
   if (const auto* dict = std::get_if<DictPointer>(&data_)) return (*dict)->depth;
-  return is<std::shared_ptr<Namespace>>() ? kMaxDepth : 0;  // none within a list: no cycles
+  return is<std::shared_ptr<Namespace>>() ? kMaxValueDepth : 0;  // none within a list: no cycles
 }
 
 Value Value::list(List values) {
   ListData data;
   for (const Value& value : values) data.depth = std::max(data.depth, value.depth() + 1);
-  if (data.depth > kMaxDepth) throw TemplateProblem{"lists nested too deeply", "at most 64 levels, and no namespace in a list"};
+  if (data.depth > kMaxValueDepth) throw TemplateProblem{"lists nested too deeply", "at most 64 levels, and no namespace in a list"};
   data.values = std::move(values);
   return Value(ListPointer(std::make_shared<const ListData>(std::move(data))));
 }
@@ -95,7 +95,7 @@ Value Value::list(List values) {
 Value Value::dict(Members members) {
   DictData data;
   for (const auto& [name, value] : members) data.depth = std::max(data.depth, value.depth() + 1);
-  if (data.depth > kMaxDepth) throw TemplateProblem{"dictionaries nested too deeply", "at most 64 levels, and no namespace in one"};
+  if (data.depth > kMaxValueDepth) throw TemplateProblem{"dictionaries nested too deeply", "at most 64 levels, and no namespace in one"};
   data.members = std::move(members);
   return Value(DictPointer(std::make_shared<const DictData>(std::move(data))));
 }

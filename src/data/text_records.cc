@@ -13,7 +13,7 @@ namespace fs = std::filesystem;
 
 namespace {
 
-constexpr std::size_t kBufferBytes = std::size_t{1} << 18;
+constexpr std::size_t kReadBytes = std::size_t{1} << 18;
 constexpr std::string_view kByteOrderMark = "\xef\xbb\xbf";
 constexpr std::size_t kKeysShown = 8;
 
@@ -94,7 +94,7 @@ TextFormat text_format(const fs::path& path) {
 }
 
 RecordReader::RecordReader(std::vector<fs::path> files, std::string column, std::uint64_t max_record_bytes)
-    : files_(std::move(files)), column_(std::move(column)), max_record_bytes_(max_record_bytes), buffer_(kBufferBytes) {
+    : files_(std::move(files)), column_(std::move(column)), max_record_bytes_(max_record_bytes), buffer_(kReadBytes) {
   for (const fs::path& file : files_) {
     std::error_code unknown;
     const std::uintmax_t size = fs::file_size(file, unknown);

@@ -24,7 +24,7 @@ static_assert(std::endian::native == std::endian::little, "token files are littl
 using namespace token_index;
 
 constexpr std::int64_t kFirstInt32Vocabulary = 65500;
-constexpr std::size_t kBufferBytes = std::size_t{1} << 20;
+constexpr std::size_t kWriteBytes = std::size_t{1} << 20;
 
 fs::path with_suffix(fs::path prefix, const char* suffix) { return prefix += suffix; }
 
@@ -83,7 +83,7 @@ TokenFileWriter::TokenFileWriter(fs::path prefix, std::int64_t vocabulary_size)
       element_size_(vocabulary_size < kFirstInt32Vocabulary ? sizeof(std::uint16_t) : sizeof(std::int32_t)),
       bin_(with_suffix(prefix_, ".bin.partial")),
       lengths_file_(with_suffix(prefix_, ".idx.partial")) {
-  buffer_.reserve(kBufferBytes);
+  buffer_.reserve(kWriteBytes);
 }
 
 TokenFileWriter::~TokenFileWriter() {
@@ -152,7 +152,7 @@ void TokenFileWriter::add_document(std::span<const std::int32_t> ids) {
   for (const std::int32_t id : ids) {
     if (id < 0 || id >= vocabulary_size_)
       throw std::invalid_argument("TokenFileWriter: id " + std::to_string(id) + " outside the vocabulary");
-    if (buffer_.size() + element_size_ > kBufferBytes) flush();
+    if (buffer_.size() + element_size_ > kWriteBytes) flush();
     const std::size_t end = buffer_.size();
     buffer_.resize(end + element_size_);
     std::memcpy(buffer_.data() + end, &id, element_size_);  // little-endian: the low bytes come first
@@ -239,7 +239,7 @@ void TokenFile::check_tokenizer(const std::string& hash) const {
 }
 
 void TokenFile::check_ids() const {
-  std::vector<std::int32_t> ids(kBufferBytes / sizeof(std::int32_t));
+  std::vector<std::int32_t> ids(kWriteBytes / sizeof(std::int32_t));
   for (std::uint64_t begin = 0; begin < size(); begin += ids.size()) {
     if (size() - begin < ids.size()) ids.resize(static_cast<std::size_t>(size() - begin));
     read(begin, ids);

@@ -19,7 +19,7 @@ namespace fs = std::filesystem;
 
 namespace {
 
-constexpr int kMaxDepth = 4;
+constexpr int kMaxEntryDepth = 4;
 
 [[noreturn]] void throw_write_error(const fs::path& path, int code) {
   throw EnvironmentError({path.string(), std::generic_category().message(code), "a file that can be written",
@@ -36,7 +36,7 @@ SampleJournal::SampleJournal(fs::path path) : path_(std::move(path)) {
   for (std::size_t begin = 0; begin < whole;) {
     const std::size_t end = text.find('\n', begin);
     const std::string where = path_.string() + ":" + std::to_string(++number);
-    const auto entry = io::parse_strict_json(std::string_view(text).substr(begin, end - begin), where, kMaxDepth);
+    const auto entry = io::parse_strict_json(std::string_view(text).substr(begin, end - begin), where, kMaxEntryDepth);
     try {
       entries_[entry.at("path").get<std::string>()] = {count_at(entry, "documents"), count_at(entry, "text_bytes"),
                                                        count_at(entry, "tokens")};

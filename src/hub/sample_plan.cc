@@ -19,7 +19,7 @@ namespace {
 using nlohmann::json;
 
 constexpr int kPlanVersion = 1;
-constexpr int kMaxDepth = 8;
+constexpr int kMaxPlanDepth = 8;
 constexpr std::uint64_t kMaxTokens = 10'000'000'000'000;  // with kMaxFiles, products stay below 2^64
 constexpr std::uint64_t kMaxFiles = 1'000'000;
 
@@ -194,7 +194,7 @@ std::string to_json(const SamplePlan& plan) {
 }
 
 SamplePlan parse_sample_plan(std::string_view text, const std::string& where) {
-  const auto object = io::parse_strict_json(text, where, kMaxDepth);
+  const auto object = io::parse_strict_json(text, where, kMaxPlanDepth);
   try {
     return parse_plan_object(object);
   } catch (const std::exception& error) {  // json's own for a key that is missing or of another type

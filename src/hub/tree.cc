@@ -11,7 +11,7 @@ namespace stableqat::hub {
 
 namespace {
 
-constexpr int kMaxDepth = 32;
+constexpr int kMaxPageDepth = 32;
 constexpr std::size_t kCommitDigits = 40;
 
 [[noreturn]] void throw_not_the_hub(const std::string& where, const std::string& found, const std::string& expected) {
@@ -56,7 +56,7 @@ bool is_safe_path(std::string_view path) {
 }
 
 std::string parse_commit(std::string_view json, const std::string& where) {
-  const nlohmann::json description = io::parse_strict_json(json, where, kMaxDepth);
+  const nlohmann::json description = io::parse_strict_json(json, where, kMaxPageDepth);
   if (!description.is_object()) throw_not_the_hub(where, "no JSON object", "the description of a revision");
   std::string commit = text_at(description, "sha", where);
   if (commit.size() != kCommitDigits || !is_digest(commit))
@@ -65,7 +65,7 @@ std::string parse_commit(std::string_view json, const std::string& where) {
 }
 
 std::size_t parse_tree_page(std::string_view json, const std::string& where, std::vector<HubFile>& files) {
-  const nlohmann::json page = io::parse_strict_json(json, where, kMaxDepth);
+  const nlohmann::json page = io::parse_strict_json(json, where, kMaxPageDepth);
   if (!page.is_array()) throw_not_the_hub(where, "no JSON array", "a list of files");
   for (const nlohmann::json& entry : page) {
     if (!entry.is_object()) throw_not_the_hub(where, "an entry that is no object", "files and folders");

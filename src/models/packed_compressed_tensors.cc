@@ -12,42 +12,42 @@ namespace {
 
 using Json = nlohmann::json;
 
-struct Settings {
+struct CompressedTensorsSettings {
   int bits = 4;
   bool symmetric = true;
 };
 
-[[noreturn]] void unsupported(const std::string& where, const std::string& key, const std::string& found, const std::string& expected) {
+[[noreturn]] void refuse_setting(const std::string& where, const std::string& key, const std::string& found, const std::string& expected) {
   throw DataError({where + "/config.json, quantization_config." + key, found, expected, "this form of quantization is not supported here"});
 }
 
 // One scheme for all packed layers.
-Settings read_settings(const Json& config, const std::string& where) {
+CompressedTensorsSettings read_compressed_tensors_settings(const Json& config, const std::string& where) {
   try {
     if (const auto format = config.value("format", std::string("pack-quantized")); format != "pack-quantized") {
-      unsupported(where, "format", format, "pack-quantized");
+      refuse_setting(where, "format", format, "pack-quantized");
     }
     const Json& groups = config.at("config_groups");
-    if (groups.size() != 1) unsupported(where, "config_groups", std::to_string(groups.size()) + " groups", "one");
+    if (groups.size() != 1) refuse_setting(where, "config_groups", std::to_string(groups.size()) + " groups", "one");
     const Json& weights = groups.begin()->at("weights");
-    if (const auto type = weights.value("type", std::string("int")); type != "int") unsupported(where, "weights.type", type, "int");
+    if (const auto type = weights.value("type", std::string("int")); type != "int") refuse_setting(where, "weights.type", type, "int");
     if (const auto strategy = weights.at("strategy").get<std::string>(); strategy != "channel" && strategy != "group") {
-      unsupported(where, "weights.strategy", strategy, "channel or group");
+      refuse_setting(where, "weights.strategy", strategy, "channel or group");
     }
     if (const Json order = weights.value("actorder", Json()); order == "group" || order == "dynamic") {
-      unsupported(where, "weights.actorder", order.dump(), "none");
+      refuse_setting(where, "weights.actorder", order.dump(), "none");
     }
-    const Settings settings{weights.at("num_bits").get<int>(), weights.value("symmetric", true)};
-    if (settings.bits < 2 || settings.bits > 8) unsupported(where, "weights.num_bits", std::to_string(settings.bits), "2 to 8");
+    const CompressedTensorsSettings settings{weights.at("num_bits").get<int>(), weights.value("symmetric", true)};
+    if (settings.bits < 2 || settings.bits > 8) refuse_setting(where, "weights.num_bits", std::to_string(settings.bits), "2 to 8");
     return settings;
   } catch (const Json::exception& error) {
-    unsupported(where, "config_groups", error.what(), "one group with weights");
+    refuse_setting(where, "config_groups", error.what(), "one group with weights");
   }
 }
 
 class CompressedTensorsLayers final : public PackedLayers {
  public:
-  CompressedTensorsLayers(const Settings& settings, FindTensor find, const std::string& where)
+  CompressedTensorsLayers(const CompressedTensorsSettings& settings, FindTensor find, const std::string& where)
       : PackedLayers(std::move(find), where), settings_(settings) {}
 
   std::string_view codes_suffix() const noexcept override { return ".weight_packed"; }
@@ -149,13 +149,13 @@ class CompressedTensorsLayers final : public PackedLayers {
     return zeros;
   }
 
-  Settings settings_;
+  CompressedTensorsSettings settings_;
 };
 
 }  // namespace
 
 std::unique_ptr<PackedLayers> open_compressed_tensors(const Json& config, FindTensor find, const std::string& where) {
-  return std::make_unique<CompressedTensorsLayers>(read_settings(config, where), std::move(find), where);
+  return std::make_unique<CompressedTensorsLayers>(read_compressed_tensors_settings(config, where), std::move(find), where);
 }
 
 }  // namespace stableqat

@@ -13,17 +13,17 @@ namespace {
 
 using Json = nlohmann::json;
 
-struct Settings {
+struct GptqSettings {
   int bits = 4;
   bool stores_zero_minus_one = true;  // v1
 };
 
-Settings read_settings(const Json& config, const std::string& where) {
+GptqSettings read_gptq_settings(const Json& config, const std::string& where) {
   const auto unsupported = [&where](const std::string& key, const std::string& found, const std::string& expected) {
     throw DataError(
         {where + "/config.json, quantization_config." + key, found, expected, "this form of quantization is not supported here"});
   };
-  Settings settings;
+  GptqSettings settings;
   try {
     settings.bits = config.at("bits").get<int>();
     const auto format = config.value("checkpoint_format", std::string("gptq"));
@@ -51,7 +51,7 @@ struct Layer {
 
 class GptqLayers final : public PackedLayers {
  public:
-  GptqLayers(const Settings& settings, FindTensor find, const std::string& where)
+  GptqLayers(const GptqSettings& settings, FindTensor find, const std::string& where)
       : PackedLayers(std::move(find), where), settings_(settings) {}
 
   std::string_view codes_suffix() const noexcept override { return ".qweight"; }
@@ -145,13 +145,13 @@ class GptqLayers final : public PackedLayers {
     return groups;
   }
 
-  Settings settings_;
+  GptqSettings settings_;
 };
 
 }  // namespace
 
 std::unique_ptr<PackedLayers> open_gptq(const Json& config, FindTensor find, const std::string& where) {
-  return std::make_unique<GptqLayers>(read_settings(config, where), std::move(find), where);
+  return std::make_unique<GptqLayers>(read_gptq_settings(config, where), std::move(find), where);
 }
 
 }  // namespace stableqat

@@ -15,42 +15,40 @@ namespace stableqat {
 
 namespace {
 
-std::string key_of(std::string_view name) { return std::string(kGgufTokenizerPrefix) + std::string(name); }
-
 Spelling spelling_of(const GgufFile& file) {
   const std::string where = file.path().string();
-  const auto model = file.get_string(key_of("model"));
+  const auto model = file.get_string(gguf_key("model"));
   if (!model) {
     throw DataError(
-        {where, "no key " + key_of("model"), "a model file with its tokenizer", "convert the model again, vocabulary included"});
+        {where, "no key " + gguf_key("model"), "a model file with its tokenizer", "convert the model again, vocabulary included"});
   }
   if (*model == "gpt2") return Spelling::kByteLevel;
   if (*model == "llama") return Spelling::kSentencePiece;
-  throw ConfigError({where + ", " + key_of("model"), "\"" + *model + "\"", "\"gpt2\" (byte-level BPE) or \"llama\" (SentencePiece BPE)",
+  throw ConfigError({where + ", " + gguf_key("model"), "\"" + *model + "\"", "\"gpt2\" (byte-level BPE) or \"llama\" (SentencePiece BPE)",
                      "use a model with such a tokenizer"});
 }
 
 const GgufPreTokenizer& rules_of(const GgufFile& file) {
   const std::string where = file.path().string();
-  const auto pre = file.get_string(key_of("pre"));
+  const auto pre = file.get_string(gguf_key("pre"));
   for (const GgufPreTokenizer& rules : kGgufPreTokenizers) {
     if (pre == rules.name) return rules;
   }
   std::string names;
   for (const GgufPreTokenizer& rules : kGgufPreTokenizers) names += (names.empty() ? "" : ", ") + std::string(rules.name);
-  throw ConfigError({where + ", " + key_of("pre"), pre ? "\"" + *pre + "\"" : "nothing", "one of " + names,
+  throw ConfigError({where + ", " + gguf_key("pre"), pre ? "\"" + *pre + "\"" : "nothing", "one of " + names,
                      "start from the model's Hugging Face folder instead"});
 }
 
 void read_vocabulary(const GgufFile& file, TokenizerSpec& spec) {
-  const auto* tokens = file.get_strings(key_of("tokens"));
-  const auto* types = file.get_ints(key_of("token_type"));
+  const auto* tokens = file.get_strings(gguf_key("tokens"));
+  const auto* types = file.get_ints(gguf_key("token_type"));
   if (tokens == nullptr || tokens->empty()) {
-    throw DataError({spec.source, "no key " + key_of("tokens"), "a vocabulary", "convert the model again"});
+    throw DataError({spec.source, "no key " + gguf_key("tokens"), "a vocabulary", "convert the model again"});
   }
   if (types != nullptr && types->size() != tokens->size()) {
-    throw DataError({spec.source + ", " + key_of("token_type"), std::to_string(types->size()) + " entries", std::to_string(tokens->size()),
-                     "convert the model again"});
+    throw DataError({spec.source + ", " + gguf_key("token_type"), std::to_string(types->size()) + " entries",
+                     std::to_string(tokens->size()), "convert the model again"});
   }
   spec.spelled = *tokens;
   std::unordered_set<std::string_view> seen;
@@ -58,11 +56,11 @@ void read_vocabulary(const GgufFile& file, TokenizerSpec& spec) {
   for (std::size_t id = 0; id < spec.spelled.size(); ++id) {
     const std::string& token = spec.spelled[id];
     if (!is_utf8(token)) {
-      throw DataError({spec.source + ", " + key_of("tokens") + "[" + std::to_string(id) + "]", "bytes that are not UTF-8",
+      throw DataError({spec.source + ", " + gguf_key("tokens") + "[" + std::to_string(id) + "]", "bytes that are not UTF-8",
                        "tokens in byte-to-unicode spelling", "convert the model again"});
     }
     if (token.empty() || !seen.insert(token).second) {
-      throw DataError({spec.source + ", " + key_of("tokens") + "[" + std::to_string(id) + "]",
+      throw DataError({spec.source + ", " + gguf_key("tokens") + "[" + std::to_string(id) + "]",
                        token.empty() ? "an empty token" : "token \"" + token + "\" for the second time", "unique tokens",
                        "convert the model again"});
     }
@@ -84,9 +82,9 @@ void read_vocabulary(const GgufFile& file, TokenizerSpec& spec) {
 }
 
 void read_merges(const GgufFile& file, TokenizerSpec& spec) {
-  const auto* lines = file.get_strings(key_of("merges"));
+  const auto* lines = file.get_strings(gguf_key("merges"));
   if (lines == nullptr) {
-    throw DataError({spec.source, "no key " + key_of("merges"), "the merges of a BPE tokenizer", "convert the model again"});
+    throw DataError({spec.source, "no key " + gguf_key("merges"), "the merges of a BPE tokenizer", "convert the model again"});
   }
   std::vector<std::pair<std::string, std::string>> merges;
   merges.reserve(lines->size());
@@ -94,7 +92,7 @@ void read_merges(const GgufFile& file, TokenizerSpec& spec) {
     const std::string& line = (*lines)[rank];
     const std::size_t blank = line.find(' ', 1);
     if (blank == std::string::npos || blank + 1 == line.size()) {
-      throw DataError({spec.source + ", " + key_of("merges") + "[" + std::to_string(rank) + "]", "\"" + line + "\"",
+      throw DataError({spec.source + ", " + gguf_key("merges") + "[" + std::to_string(rank) + "]", "\"" + line + "\"",
                        "two tokens with a blank between", "convert the model again"});
     }
     merges.emplace_back(line.substr(0, blank), line.substr(blank + 1));
@@ -105,9 +103,9 @@ void read_merges(const GgufFile& file, TokenizerSpec& spec) {
 // SentencePiece keeps a score for each token instead of merges: a pair is merged the earlier, the higher the score of the token that it
 // makes. As transformers' converter does, every way to cut a token into two others becomes a merge.
 void make_merges_of_scores(const GgufFile& file, TokenizerSpec& spec) {
-  const auto* scores = file.get_floats(key_of("scores"));
+  const auto* scores = file.get_floats(gguf_key("scores"));
   if (scores == nullptr || scores->size() != spec.spelled.size()) {
-    throw DataError({spec.source, scores == nullptr ? "no key " + key_of("scores") : std::to_string(scores->size()) + " scores",
+    throw DataError({spec.source, scores == nullptr ? "no key " + gguf_key("scores") : std::to_string(scores->size()) + " scores",
                      "one for each of the " + std::to_string(spec.spelled.size()) + " tokens", "convert the model again"});
   }
   std::unordered_map<std::string_view, std::int32_t> ids;
@@ -134,12 +132,12 @@ void make_merges_of_scores(const GgufFile& file, TokenizerSpec& spec) {
 }
 
 std::optional<std::int32_t> read_id(const GgufFile& file, const TokenizerSpec& spec, std::string_view name) {
-  const auto id = file.get_int(key_of(name));
+  const auto id = file.get_int(gguf_key(name));
   if (!id) return std::nullopt;
   const auto count = static_cast<std::int64_t>(spec.spelled.size());
   if (*id < 0 || *id >= count) {
     throw DataError(
-        {spec.source + ", " + key_of(name), std::to_string(*id), "an id below " + std::to_string(count), "convert the model again"});
+        {spec.source + ", " + gguf_key(name), std::to_string(*id), "an id below " + std::to_string(count), "convert the model again"});
   }
   return static_cast<std::int32_t>(*id);
 }
@@ -156,7 +154,7 @@ TokenizerSpec read_gguf_tokenizer(const GgufFile& file) {
     make_merges_of_scores(file, spec);
     spec.fuse_unknown = true;
     spec.unknown_id = read_id(file, spec, "unknown_token_id");
-    if (!file.get_bool(key_of("add_space_prefix")).value_or(true)) spec.leading_blank = LeadingBlank::kNever;
+    if (!file.get_bool(gguf_key("add_space_prefix")).value_or(true)) spec.leading_blank = LeadingBlank::kNever;
     spec.doubles_leading_blank = spec.drops_leading_blank = spec.leading_blank == LeadingBlank::kAlways;
   } else {
     const GgufPreTokenizer& rules = rules_of(file);
@@ -171,8 +169,8 @@ TokenizerSpec read_gguf_tokenizer(const GgufFile& file) {
   spec.eos_id = read_id(file, spec, "eos_token_id");
   spec.pad_id = read_id(file, spec, "padding_token_id");
   spec.named_unknown_id = read_id(file, spec, "unknown_token_id");
-  if (spec.bos_id && file.get_bool(key_of("add_bos_token")).value_or(adds_bos)) spec.prefix = {*spec.bos_id};
-  if (spec.eos_id && file.get_bool(key_of("add_eos_token")).value_or(false)) spec.suffix = {*spec.eos_id};
+  if (spec.bos_id && file.get_bool(gguf_key("add_bos_token")).value_or(adds_bos)) spec.prefix = {*spec.bos_id};
+  if (spec.eos_id && file.get_bool(gguf_key("add_eos_token")).value_or(false)) spec.suffix = {*spec.eos_id};
   spec.chat_template = file.get_string("tokenizer.chat_template").value_or("");
   return spec;
 }

@@ -1,13 +1,16 @@
 // The values of tokenizer.ggml.pre and the rules behind each: llama.cpp, llama_vocab::impl::load.
 #pragma once
 
+#include <cstdint>
+#include <string>
 #include <string_view>
 
 #include "tokenizer/spec.h"
 
 namespace stableqat {
 
-inline constexpr std::string_view kGgufTokenizerPrefix = "tokenizer.ggml.";
+// The key of a tokenizer's setting in a GGUF file.
+inline std::string gguf_key(std::string_view name) { return "tokenizer.ggml." + std::string(name); }
 
 // Values of tokenizer.ggml.token_type.
 enum class GgufTokenType : std::int32_t { kNormal = 1, kUnknown = 2, kControl = 3, kUserDefined = 4, kUnused = 5, kByte = 6 };

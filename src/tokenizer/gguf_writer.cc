@@ -11,8 +11,6 @@ namespace stableqat {
 
 namespace {
 
-std::string key_of(std::string_view name) { return std::string(kGgufTokenizerPrefix) + std::string(name); }
-
 // A GGUF names its rules instead of spelling them out.
 const GgufPreTokenizer& rules_for(const TokenizerSpec& spec) {
   if (spec.spelling != Spelling::kByteLevel) {
@@ -46,8 +44,8 @@ void set_vocabulary(GgufWriter& writer, const TokenizerSpec& spec, std::int64_t 
     tokens[id] = "[PAD" + std::to_string(id) + "]";
     types[id] = static_cast<std::int32_t>(GgufTokenType::kUnused);
   }
-  writer.set(key_of("tokens"), std::move(tokens));
-  writer.set(key_of("token_type"), std::move(types));
+  writer.set(gguf_key("tokens"), std::move(tokens));
+  writer.set(gguf_key("token_type"), std::move(types));
 }
 
 void set_merges(GgufWriter& writer, const TokenizerSpec& spec) {
@@ -56,7 +54,7 @@ void set_merges(GgufWriter& writer, const TokenizerSpec& spec) {
   for (const Merge& merge : spec.merges) {
     merges.push_back(spec.spelled[static_cast<std::size_t>(merge.left)] + " " + spec.spelled[static_cast<std::size_t>(merge.right)]);
   }
-  writer.set(key_of("merges"), std::move(merges));
+  writer.set(gguf_key("merges"), std::move(merges));
 }
 
 // The only thing that a GGUF can put before or after a text is one id of a named kind.
@@ -68,9 +66,9 @@ void set_template(GgufWriter& writer, const TokenizerSpec& spec) {
     throw ConfigError({spec.source, "a template that puts other ids than bos and eos around a text", "a template that GGUF can name",
                        "export to another format"});
   }
-  writer.set(key_of("add_bos_token"), !spec.prefix.empty());
-  writer.set(key_of("add_eos_token"), !spec.suffix.empty());
-  writer.set(key_of("add_space_prefix"), false);
+  writer.set(gguf_key("add_bos_token"), !spec.prefix.empty());
+  writer.set(gguf_key("add_eos_token"), !spec.suffix.empty());
+  writer.set(gguf_key("add_space_prefix"), false);
 }
 
 }  // namespace
@@ -80,12 +78,12 @@ void write_gguf_tokenizer(const TokenizerSpec& spec, std::int64_t rows, GgufWrit
     throw DataError({spec.source, std::to_string(spec.spelled.size()) + " ids", "at most the embedding's " + std::to_string(rows) + " rows",
                      "use the tokenizer that belongs to the model"});
   }
-  writer.set(key_of("model"), std::string("gpt2"));
-  writer.set(key_of("pre"), std::string(rules_for(spec).name));
+  writer.set(gguf_key("model"), std::string("gpt2"));
+  writer.set(gguf_key("pre"), std::string(rules_for(spec).name));
   set_vocabulary(writer, spec, rows);
   set_merges(writer, spec);
   const auto set_id = [&](std::string_view name, std::optional<std::int32_t> id) {
-    if (id) writer.set(key_of(name), static_cast<std::uint32_t>(*id));
+    if (id) writer.set(gguf_key(name), static_cast<std::uint32_t>(*id));
   };
   set_id("bos_token_id", spec.bos_id);
   set_id("eos_token_id", spec.eos_id);

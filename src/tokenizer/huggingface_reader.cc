@@ -27,7 +27,6 @@ constexpr std::array<std::string_view, 7> kSettingsFiles = {"tokenizer_config.js
                                                             "merges.txt"};
 
 constexpr int kDeepestJson = 32;
-constexpr const char* kBlankMark = "\xe2\x96\x81";  // U+2581
 
 // The member, or null.
 const Json& member(const Json& object, const char* key) {

@@ -28,7 +28,6 @@ Json pre_tokenizer(const PreTokenizer& rules) {
 }
 
 // SentencePiece's blanks, as Llama 2's tokenizer.json has them.
-constexpr const char* kBlankMark = "\xe2\x96\x81";  // U+2581
 
 Json sentencepiece_normalizer(const TokenizerSpec& spec) {
   const Json marks{{"type", "Replace"}, {"pattern", {{"String", " "}}}, {"content", kBlankMark}};

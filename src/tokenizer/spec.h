@@ -21,6 +21,8 @@ std::optional<WordPattern> pattern_of(std::string_view expression);
 // character by character with U+2581 for a blank and <0x00>..<0xFF> for the bytes of characters without a token (SentencePiece).
 enum class Spelling { kByteLevel, kSentencePiece };
 
+inline constexpr const char* kBlankMark = "\xe2\x96\x81";  // U+2581, SentencePiece's blank
+
 // Which parts of a text get a blank in front (SentencePiece): all between added tokens, only one at the start of the text, none.
 enum class LeadingBlank { kAlways, kFirst, kNever };
 

@@ -1,6 +1,7 @@
 // compare_model FILE [--model M] [--dtype float32|float64] [--settings a,b] [--steps n]
 // Checks a model against golden numbers of the form of smollm2.json: log-probabilities of a text, its largest last logits, and training
 // traces (losses, gradient norms). Exit code 0 when all hold. Prints the largest deviation of each kind.
+#include <ATen/core/grad_mode.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/linalg_vector_norm.h>
 

@@ -14,7 +14,7 @@
 namespace stableqat {
 namespace {
 
-using Ids = std::vector<std::int64_t>;
+using LoaderIds = std::vector<std::int64_t>;
 
 // Token i of the stream is i: a block shows where it was cut.
 std::shared_ptr<const TokenStream> counting_stream(int size) {
@@ -23,8 +23,8 @@ std::shared_ptr<const TokenStream> counting_stream(int size) {
   return std::make_shared<TokenBuffer>(std::move(ids));
 }
 
-Ids next_batch(TokenLoader& loader) {
-  Ids ids(static_cast<std::size_t>(loader.options().batch_size * loader.options().block_length));
+LoaderIds next_batch(TokenLoader& loader) {
+  LoaderIds ids(static_cast<std::size_t>(loader.options().batch_size * loader.options().block_length));
   EXPECT_TRUE(loader.next(ids));
   return ids;
 }
@@ -84,7 +84,7 @@ TEST(TokenLoader, EveryEpochHandsOutEachTokenOnceButForTheCarriedTail) {
   for (int epoch = 0; epoch < 23; ++epoch) {
     std::set<std::int64_t> starts;
     for (int i = 0; i < 5; ++i) {
-      const Ids block = next_batch(loader);
+      const LoaderIds block = next_batch(loader);
       starts.insert(block[0]);
       for (std::size_t t = 0; t < block.size(); ++t) {
         ++seen[static_cast<std::size_t>(block[t])];
@@ -102,9 +102,9 @@ TEST(TokenLoader, WithoutShufflingBlocksFollowTheStream) {
   LoaderOptions options = options_of(2, 4);
   options.shuffle = false;
   TokenLoader loader(counting_stream(16), options);
-  EXPECT_EQ(next_batch(loader), (Ids{0, 1, 2, 3, 4, 5, 6, 7}));
-  EXPECT_EQ(next_batch(loader), (Ids{8, 9, 10, 11, 12, 13, 14, 15}));
-  EXPECT_EQ(next_batch(loader), (Ids{0, 1, 2, 3, 4, 5, 6, 7}));
+  EXPECT_EQ(next_batch(loader), (LoaderIds{0, 1, 2, 3, 4, 5, 6, 7}));
+  EXPECT_EQ(next_batch(loader), (LoaderIds{8, 9, 10, 11, 12, 13, 14, 15}));
+  EXPECT_EQ(next_batch(loader), (LoaderIds{0, 1, 2, 3, 4, 5, 6, 7}));
 }
 
 TEST(TokenLoader, OrderDependsOnSeedAndEpochOnly) {
@@ -112,13 +112,13 @@ TEST(TokenLoader, OrderDependsOnSeedAndEpochOnly) {
     LoaderOptions options = options_of(1, 2);
     options.seed = seed;
     TokenLoader loader(counting_stream(200), options);
-    Ids ids;
+    LoaderIds ids;
     for (int i = 0; i < epochs * 100; ++i) ids.push_back(next_batch(loader)[0]);
     return ids;
   };
   EXPECT_EQ(order(1, 1), order(1, 1));
   EXPECT_NE(order(1, 1), order(2, 1));
-  const Ids two = order(1, 2);
+  const LoaderIds two = order(1, 2);
   EXPECT_FALSE(std::equal(two.begin(), two.begin() + 100, two.begin() + 100));
   EXPECT_FALSE(std::is_sorted(two.begin(), two.begin() + 100));
 }
@@ -134,9 +134,9 @@ TEST(TokenLoader, RanksShareEachGlobalBatch) {
     parts.emplace_back(stream, options);
   }
   for (int step = 0; step < 50; ++step) {
-    Ids joined;
+    LoaderIds joined;
     for (TokenLoader& part : parts) {
-      const Ids ids = next_batch(part);
+      const LoaderIds ids = next_batch(part);
       joined.insert(joined.end(), ids.begin(), ids.end());
     }
     EXPECT_EQ(joined, next_batch(whole));
@@ -153,7 +153,7 @@ TEST(TokenLoader, ARestoredLoaderGoesOnExactly) {
     other.restore(nlohmann::json::parse(saved.dump()).get<LoaderPosition>());
     TokenLoader again(stream, options_of(3, 5));
     again.restore(loader.position());
-    const Ids expected = next_batch(loader);
+    const LoaderIds expected = next_batch(loader);
     EXPECT_EQ(next_batch(other), expected);
     EXPECT_EQ(next_batch(again), expected);
     EXPECT_EQ(other.position(), loader.position());
@@ -184,9 +184,9 @@ TEST(TokenLoader, NeverExceedsTheBudget) {
   options.max_tokens = 99;
   TokenLoader loader(counting_stream(45), options);
   for (int step = 0; step < 4; ++step) next_batch(loader);
-  Ids ids(20, -7);
+  LoaderIds ids(20, -7);
   EXPECT_FALSE(loader.next(ids));
-  EXPECT_EQ(ids, Ids(20, -7));
+  EXPECT_EQ(ids, LoaderIds(20, -7));
   EXPECT_EQ(loader.tokens_done(), 80u);
 }
 
@@ -211,7 +211,7 @@ TEST(TokenLoader, RefusesOptionsOutOfRange) {
   options.rank = options.ranks = 2;
   EXPECT_THROW(TokenLoader(counting_stream(40), options), ConfigError);
   TokenLoader loader(counting_stream(40), options_of(1, 10));
-  Ids wrong(9);
+  LoaderIds wrong(9);
   EXPECT_THROW(loader.next(wrong), std::invalid_argument);
 }
 
@@ -245,7 +245,7 @@ TEST(TokenLoaderMixture, EachStreamIsReadInItsOwnOrderWithoutRepetition) {
   TokenLoader twins({weighted_stream(0, 400, 1.0), weighted_stream(1000, 400, 1.0)}, options_of(2, 2));
   int equal = 0;
   for (int n = 0; n < 200; ++n) {
-    const Ids ids = next_batch(twins);
+    const LoaderIds ids = next_batch(twins);
     equal += ids[0] % 1000 == ids[2] % 1000;
   }
   EXPECT_LT(equal, 10);
@@ -261,12 +261,12 @@ TEST(TokenLoaderMixture, RanksAndResumptionSeeOneSequence) {
     parts.emplace_back(three_streams(), options);
   }
   for (int step = 0; step < 300; ++step) {
-    Ids joined;
+    LoaderIds joined;
     for (TokenLoader& part : parts) {
       const nlohmann::json saved = part.position();
       part = TokenLoader(three_streams(), part.options());
       part.restore(saved.get<LoaderPosition>());
-      const Ids ids = next_batch(part);
+      const LoaderIds ids = next_batch(part);
       joined.insert(joined.end(), ids.begin(), ids.end());
     }
     EXPECT_EQ(joined, next_batch(whole));
@@ -291,7 +291,7 @@ TEST(TokenLoader, FillsInt32AsWell) {
   TokenLoader twin(counting_stream(40), options_of(2, 10));
   std::vector<std::int32_t> ids(20);
   ASSERT_TRUE(loader.next(ids));
-  EXPECT_EQ(Ids(ids.begin(), ids.end()), next_batch(twin));
+  EXPECT_EQ(LoaderIds(ids.begin(), ids.end()), next_batch(twin));
 }
 
 }  // namespace

@@ -12,7 +12,6 @@ namespace {
 
 namespace fs = std::filesystem;
 using Json = nlohmann::json;
-using Kind = QuantizerKind;
 
 Json read_json(const fs::path& path) { return Json::parse(read_text_file(path)); }
 
@@ -46,12 +45,12 @@ const std::vector<QuantizationSettings>& all_settings() {
                                                           settings_of(8),
                                                           settings_of(0),
                                                           settings_of(1),
-                                                          settings_of(2, Kind::kSeq),
-                                                          settings_of(3, Kind::kSeq),
-                                                          settings_of(4, Kind::kSeq),
-                                                          settings_of(3, Kind::kDsq),
-                                                          settings_of(3, Kind::kLsq, 32),
-                                                          settings_of(2, Kind::kLsq, 64)};
+                                                          settings_of(2, QuantizerKind::kSeq),
+                                                          settings_of(3, QuantizerKind::kSeq),
+                                                          settings_of(4, QuantizerKind::kSeq),
+                                                          settings_of(3, QuantizerKind::kDsq),
+                                                          settings_of(3, QuantizerKind::kLsq, 32),
+                                                          settings_of(2, QuantizerKind::kLsq, 64)};
   return settings;
 }
 
@@ -59,7 +58,7 @@ TEST_F(ExportTest, PackedFoldersGoOnWhereTheModelWas) {
   for (const QuantizationSettings& settings : all_settings()) {
     SCOPED_TRACE(to_json(settings).dump());
     const auto original = model(testing::tiny_config(), settings);
-    const bool is_soft = settings.spec.kind == Kind::kDsq;
+    const bool is_soft = settings.spec.kind == QuantizerKind::kDsq;
     if (is_soft) original->weights()[3].alpha().fill_(0.37);
     const ExportReport report = export_to_file(exportable(*original), options(ExportFormat::kPacked, "packed"));
     EXPECT_EQ(report.differing(), 0u);
@@ -114,7 +113,7 @@ TEST_F(ExportTest, CompressedTensorsAndGptqComeBackAsTheSameCodes) {
 
 // As other programs leave them: the settings follow from quantization_config.
 TEST_F(ExportTest, ForeignSymmetricFoldersAreReadAsCodes) {
-  for (const QuantizationSettings& settings : {settings_of(2), settings_of(3), settings_of(4), settings_of(4, Kind::kLsq, 32)}) {
+  for (const QuantizationSettings& settings : {settings_of(2), settings_of(3), settings_of(4), settings_of(4, QuantizerKind::kLsq, 32)}) {
     SCOPED_TRACE(to_json(settings).dump());
     const auto original = model(testing::tiny_config(), settings);
     for (const ExportFormat format : {ExportFormat::kCompressedTensors, ExportFormat::kGptq}) {
@@ -129,7 +128,7 @@ TEST_F(ExportTest, ForeignSymmetricFoldersAreReadAsCodes) {
 }
 
 TEST_F(ExportTest, QuantizationConfigsSayWhatLoadersAskFor) {
-  const auto original = model(testing::tiny_config(), settings_of(3, Kind::kLsq, 32));
+  const auto original = model(testing::tiny_config(), settings_of(3, QuantizerKind::kLsq, 32));
   export_to_file(exportable(*original), options(ExportFormat::kCompressedTensors, "ct"));
   EXPECT_EQ(read_json(folder_ / "ct/config.json").at("torch_dtype"), "float32");
   EXPECT_EQ(SafetensorsFile(folder_ / "ct/model.safetensors").metadata().at("format"), "pt");  // transformers refuses files without it

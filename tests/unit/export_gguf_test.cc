@@ -20,7 +20,6 @@ struct TypeCase {
 
 // Every grid, by row and by group, in the types that the published table of exact embeddings names.
 TEST_F(ExportTest, GgufHoldsEveryGridExactlyInTheSmallestType) {
-  using Kind = QuantizerKind;
   const std::vector<TypeCase> cases{{settings_of(4), false, "Q4_0", "Q4_0"},
                                     {settings_of(3), false, "Q4_0", "Q3_K"},
                                     {settings_of(2), false, "Q2_0", "Q2_0"},
@@ -29,14 +28,14 @@ TEST_F(ExportTest, GgufHoldsEveryGridExactlyInTheSmallestType) {
                                     {settings_of(0), true, "Q4_0", "Q2_K"},
                                     {settings_of(1), false, "Q2_0", "TQ2_0"},
                                     {settings_of(8), false, "Q8_0", "Q8_0"},
-                                    {settings_of(2, Kind::kSeq), false, "Q4_0", "Q2_K"},
-                                    {settings_of(3, Kind::kSeq), false, "Q4_0", "Q4_0"},
-                                    {settings_of(4, Kind::kSeq), false, "Q5_0", "Q5_0"},
-                                    {settings_of(3, Kind::kDsq), false, "Q4_0", "Q3_K"},
-                                    {settings_of(4, Kind::kLsq, 32), false, "Q4_0", "Q4_0"},
-                                    {settings_of(2, Kind::kLsq, 32), false, "Q4_0", "Q4_0"},
-                                    {settings_of(3, Kind::kLsq, 64), false, "Q4_0", "Q4_0"},
-                                    {settings_of(2, Kind::kLsq, 64), false, "Q2_0", "Q2_0"}};
+                                    {settings_of(2, QuantizerKind::kSeq), false, "Q4_0", "Q2_K"},
+                                    {settings_of(3, QuantizerKind::kSeq), false, "Q4_0", "Q4_0"},
+                                    {settings_of(4, QuantizerKind::kSeq), false, "Q5_0", "Q5_0"},
+                                    {settings_of(3, QuantizerKind::kDsq), false, "Q4_0", "Q3_K"},
+                                    {settings_of(4, QuantizerKind::kLsq, 32), false, "Q4_0", "Q4_0"},
+                                    {settings_of(2, QuantizerKind::kLsq, 32), false, "Q4_0", "Q4_0"},
+                                    {settings_of(3, QuantizerKind::kLsq, 64), false, "Q4_0", "Q4_0"},
+                                    {settings_of(2, QuantizerKind::kLsq, 64), false, "Q2_0", "Q2_0"}};
   for (const TypeCase& test : cases) {
     for (const bool wide : {false, true}) {
       SCOPED_TRACE(to_json(test.settings).dump() + (wide ? " wide" : " narrow"));

@@ -237,7 +237,7 @@ TEST(Gguf, ATensorOfAnUnknownTypeIsListedAndReachesToTheNext) {
 }
 
 // Published vectors: codes q[i] = lo + ((5i + i/7) mod N) at scale 0.5. The CRC-32 proves that the stored block is the published one.
-struct BlockVector {
+struct HashedVector {
   GgmlType type;
   int low;
   int levels;
@@ -245,15 +245,15 @@ struct BlockVector {
 };
 
 TEST(GgmlBlocks, PublishedVectorsDecodeToTheirGrid) {
-  constexpr std::array<BlockVector, 6> kVectors{{{GgmlType::kQ4_0, -8, 16, 0xbb842384},
-                                                 {GgmlType::kQ2_0, -2, 4, 0x29e03925},
-                                                 {GgmlType::kTQ2_0, -2, 4, 0xb3f06b00},
-                                                 {GgmlType::kQ2_K, -2, 4, 0x9f05c3a7},
-                                                 {GgmlType::kQ3_K, -4, 8, 0xadf2e9f8},
-                                                 {GgmlType::kTQ1_0, -1, 3, 0x84c07416}}};
+  constexpr std::array<HashedVector, 6> kVectors{{{GgmlType::kQ4_0, -8, 16, 0xbb842384},
+                                                  {GgmlType::kQ2_0, -2, 4, 0x29e03925},
+                                                  {GgmlType::kTQ2_0, -2, 4, 0xb3f06b00},
+                                                  {GgmlType::kQ2_K, -2, 4, 0x9f05c3a7},
+                                                  {GgmlType::kQ3_K, -4, 8, 0xadf2e9f8},
+                                                  {GgmlType::kTQ1_0, -1, 3, 0x84c07416}}};
   const auto file = fixture_bytes("io_blocks.bin");
   std::span<const std::byte> rest = file;
-  for (const BlockVector& vector : kVectors) {
+  for (const HashedVector& vector : kVectors) {
     const GgmlBlock layout = ggml_block(vector.type).value();
     const auto block = rest.first(layout.bytes);
     rest = rest.subspan(layout.bytes);

@@ -12,29 +12,22 @@
 #include <string>
 #include <vector>
 
+#include "../support/kernel_test.h"
 #include "stableqat/base/half.h"
 
 namespace stableqat::kernels {
 namespace {
 
-struct Shape {
+struct GemmShape {
   std::int64_t rows, n, m;  // y [rows, n] = x [rows, m] w^T, w [n, m]
 };
 // Single elements, remainders of every tile and register, more than one block of the longest sum, whole tiles.
-constexpr Shape kShapes[] = {{1, 1, 1},      {5, 7, 3},      {12, 32, 64},  {13, 45, 71},  {37, 33, 513},
-                             {31, 1100, 17}, {25, 64, 1290}, {96, 130, 96}, {7, 90, 1152}, {9, 90, 1152}};
-
-std::vector<Isa> supported_isas() {
-  std::vector<Isa> isas;
-  for (const Isa isa : kAllIsas) {
-    if (isa <= best_isa()) isas.push_back(isa);
-  }
-  return isas;
-}
+constexpr GemmShape kGemmShapes[] = {{1, 1, 1},      {5, 7, 3},      {12, 32, 64},  {13, 45, 71},  {37, 33, 513},
+                                     {31, 1100, 17}, {25, 64, 1290}, {96, 130, 96}, {7, 90, 1152}, {9, 90, 1152}};
 
 class Matrices {
  public:
-  explicit Matrices(const Shape& shape)
+  explicit Matrices(const GemmShape& shape)
       : shape_(shape), x(fill(shape.rows * shape.m)), w(fill(shape.n * shape.m)), dy(fill(shape.rows * shape.n)) {
     codes.resize(static_cast<std::size_t>(shape.n * shape.m));
     for (std::int8_t& code : codes) code = static_cast<std::int8_t>(std::uniform_int_distribution<int>(-128, 127)(random_));
@@ -48,7 +41,7 @@ class Matrices {
   }
 
  private:
-  Shape shape_;
+  GemmShape shape_;
   std::mt19937 random_{7};
 
  public:
@@ -91,8 +84,8 @@ void expect_product(const std::vector<float>& c, std::int64_t m, std::int64_t n,
 
 template <class Body>
 void for_all(Body&& body) {
-  for (const Isa isa : supported_isas()) {
-    for (const Shape& shape : kShapes) {
+  for (const Isa isa : testing::supported_isas()) {
+    for (const GemmShape& shape : kGemmShapes) {
       SCOPED_TRACE(std::string(isa_name(isa)) + " " + std::to_string(shape.rows) + " x " + std::to_string(shape.n) + " x " +
                    std::to_string(shape.m));
       body(gemm_kernels(isa), shape);
@@ -106,7 +99,7 @@ double at(const std::vector<float>& matrix, std::int64_t ld, std::int64_t row, s
 }
 
 TEST(Gemm, Fp32InAllLayouts) {
-  for_all([](const GemmKernels& kernels, const Shape& s) {
+  for_all([](const GemmKernels& kernels, const GemmShape& s) {
     const Matrices in(s);
     std::vector<float> y(static_cast<std::size_t>(s.rows * s.n), 2.0f);
     ASSERT_TRUE(kernels.fp32(s.rows, s.n, s.m, {in.x.data(), s.m, false}, {in.w.data(), s.m, true}, y.data(), s.n, false));
@@ -126,7 +119,7 @@ TEST(Gemm, Fp32InAllLayouts) {
 double to_bf16(double value) { return bfloat16_to_float(float_to_bfloat16(static_cast<float>(value))); }
 
 TEST(Gemm, Bf16RoundsOperandsOnly) {
-  for_all([](const GemmKernels& kernels, const Shape& s) {
+  for_all([](const GemmKernels& kernels, const GemmShape& s) {
     const Matrices in(s);
     std::vector<float> dw(static_cast<std::size_t>(s.n * s.m), 2.0f);
     ASSERT_TRUE(kernels.bf16_weight_gradient(s.rows, s.n, s.m, in.dy.data(), in.x.data(), dw.data(), true));
@@ -142,7 +135,7 @@ TEST(Gemm, Bf16RoundsOperandsOnly) {
 }
 
 TEST(Gemm, RowsAreRoundedToSixteenBits) {
-  for_all([](const GemmKernels& kernels, const Shape& s) {
+  for_all([](const GemmKernels& kernels, const GemmShape& s) {
     const Matrices in(s);
     const Rounded rows = round_rows(kernels, in.dy, s.rows, in.step.data());
     for (std::int64_t i = 0; i < s.rows; ++i) {
@@ -165,7 +158,7 @@ TEST(Gemm, RowsAreRoundedToSixteenBits) {
 }
 
 TEST(Gemm, RowsOfZerosTinyOrNotFinite) {
-  for (const Isa isa : supported_isas()) {
+  for (const Isa isa : testing::supported_isas()) {
     std::vector<float> x(5 * 40, 0.0f);
     x[40 + 17] = std::numeric_limits<float>::quiet_NaN();
     x[80 + 3] = -std::numeric_limits<float>::infinity();
@@ -185,8 +178,8 @@ TEST(Gemm, RowsOfZerosTinyOrNotFinite) {
 
 // The largest sums there can be: they overflow 32 bits unless blocks are short enough.
 TEST(Gemm, LargestIntegerSums) {
-  const Shape s{3, 40, 2048};
-  for (const Isa isa : supported_isas()) {
+  const GemmShape s{3, 40, 2048};
+  for (const Isa isa : testing::supported_isas()) {
     const GemmKernels& kernels = gemm_kernels(isa);
     const std::vector<float> ones(static_cast<std::size_t>(s.m), 1.0f);
     const std::vector<std::int8_t> codes(static_cast<std::size_t>(s.n * s.m), -128);
@@ -200,7 +193,7 @@ TEST(Gemm, LargestIntegerSums) {
 
 // Dequantized on the way, a weight gives what it gives when it is dequantized before.
 TEST(Gemm, CodesEqualTheDequantizedWeight) {
-  for_all([](const GemmKernels& kernels, const Shape& s) {
+  for_all([](const GemmKernels& kernels, const GemmShape& s) {
     for (const std::int64_t group : {s.m, std::int64_t{32}, std::int64_t{128}}) {
       if (s.m % group != 0) continue;
       Matrices in(s);
@@ -231,7 +224,7 @@ TEST(Gemm, CodesEqualTheDequantizedWeight) {
 
 // Integer sums are exact: a block of up to kGemmDepth terms must come out as the one fp32 number next to them.
 TEST(Gemm, IntegerBlocksAreExact) {
-  for_all([](const GemmKernels& kernels, const Shape& s) {
+  for_all([](const GemmKernels& kernels, const GemmShape& s) {
     const Matrices in(s);
     const GemmCodes q{in.codes.data(), s.n, s.m};
     const auto code = [&](std::int64_t row, std::int64_t column) {
@@ -276,7 +269,7 @@ TEST(Gemm, IntegerBlocksAreExact) {
 }
 
 TEST(Gemm, WeightGradientOfRoundedRows) {
-  for_all([](const GemmKernels& kernels, const Shape& s) {
+  for_all([](const GemmKernels& kernels, const GemmShape& s) {
     const Matrices in(s);
     const Rounded x = round_rows(kernels, in.x, s.rows, nullptr);
     const auto value = [&](std::int64_t row, std::int64_t column) {
@@ -295,11 +288,11 @@ TEST(Gemm, WeightGradientOfRoundedRows) {
 
 // Neither the instruction set nor the number of threads may change what integer arithmetic gives; threads may not change fp32 either.
 TEST(Gemm, SameBitsOnEveryInstructionSetAndThreadCount) {
-  const Shape s{130, 210, 1290};
+  const GemmShape s{130, 210, 1290};
   const Matrices in(s);
   const int threads = omp_get_max_threads();
   std::vector<float> first;
-  for (const Isa isa : supported_isas()) {
+  for (const Isa isa : testing::supported_isas()) {
     const GemmKernels& kernels = gemm_kernels(isa);
     std::vector<float> first_fp32;
     for (const int count : {1, 2, 5}) {

@@ -57,11 +57,12 @@ struct Weight {
   std::vector<std::uint8_t> levels, tiles;
 };
 
-struct Shape {
+struct PackedShape {
   std::int64_t rows, n, m, group;
 };
 // Remainders of rows and columns, groups of half a tile, one and several, a row.
-constexpr Shape kShapes[] = {{1, 1, 1, 1}, {2, 5, 70, 70}, {3, 33, 576, 576}, {1, 9, 96, 32}, {2, 6, 640, 64}, {1, 7, 640, 128}};
+constexpr PackedShape kPackedShapes[] = {{1, 1, 1, 1},   {2, 5, 70, 70},  {3, 33, 576, 576},
+                                         {1, 9, 96, 32}, {2, 6, 640, 64}, {1, 7, 640, 128}};
 
 TEST(Packed, RowsAreRoundedToFifteenBits) {
   for (const Isa isa : supported_isas()) {
@@ -93,7 +94,7 @@ TEST(Packed, RowsAreRoundedToFifteenBits) {
 
 TEST(Packed, ProductsEqualSumsInDouble) {
   for (const int bits : {2, 3, 4, 8}) {
-    for (const Shape& s : kShapes) {
+    for (const PackedShape& s : kPackedShapes) {
       SCOPED_TRACE(std::to_string(bits) + " bits, " + std::to_string(s.n) + " x " + std::to_string(s.m) + ", group " +
                    std::to_string(s.group));
       const Weight w(s.n, s.m, bits, s.group);

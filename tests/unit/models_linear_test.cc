@@ -19,7 +19,7 @@
 namespace stableqat {
 namespace {
 
-constexpr double kEps = std::numeric_limits<float>::epsilon() / 2;
+constexpr double kFloatEps = std::numeric_limits<float>::epsilon() / 2;
 constexpr double kBf16Eps = 1.0 / 256;     // half a step of 8 significant bits
 constexpr double kDigitEps = 0.5 / 32767;  // of a row's largest value, when it is rounded to two int8 digits
 constexpr std::int64_t kRows = 90, kIn = 70, kOut = 45;
@@ -57,9 +57,9 @@ TEST(Linear, PlainProductsAndGradients) {
   const at::Tensor dy = at::randn(y.sizes());
   y.backward(dy);
   const at::Tensor x = wide(c.x), w = wide(c.plain.weight), g = wide(dy);
-  expect_within(y, at::mm(x, w.t()), at::mm(x.abs(), w.abs().t()) * (kIn * kEps));
-  expect_within(c.x.grad(), at::mm(g, w), at::mm(g.abs(), w.abs()) * (kOut * kEps));
-  expect_within(c.plain.weight.grad(), at::mm(g.t(), x), at::mm(g.abs().t(), x.abs()) * (kRows * kEps));
+  expect_within(y, at::mm(x, w.t()), at::mm(x.abs(), w.abs().t()) * (kIn * kFloatEps));
+  expect_within(c.x.grad(), at::mm(g, w), at::mm(g.abs(), w.abs()) * (kOut * kFloatEps));
+  expect_within(c.plain.weight.grad(), at::mm(g.t(), x), at::mm(g.abs().t(), x.abs()) * (kRows * kFloatEps));
 }
 
 // Layers with one input, integer and plain ones mixed: outputs, the sum of input gradients, and weight gradients accumulated twice.
@@ -78,7 +78,7 @@ TEST(Linear, IntegerProductsAndGradients) {
   }
   const at::Tensor x = wide(c.x);
   const at::Tensor x_bound = row_bound(x);
-  const at::Tensor rough_x = x.abs() * (4 * kEps) + x_bound;  // what rounding may change in each element
+  const at::Tensor rough_x = x.abs() * (4 * kFloatEps) + x_bound;  // what rounding may change in each element
   const Linear* layers[] = {&c.a, &c.plain, &c.b};
   at::Tensor dx = at::zeros_like(x);
   at::Tensor dx_bound = at::zeros_like(x);
@@ -86,7 +86,7 @@ TEST(Linear, IntegerProductsAndGradients) {
   for (int i = 0; i < 3; ++i) {
     const bool integer = layers[i]->codes.defined();
     const at::Tensor w = wide(layers[i]->weight), g = wide(dy[static_cast<std::size_t>(i)]);
-    const double sum_eps = 2 * (kRows + kIn + kOut) * kEps;
+    const double sum_eps = 2 * (kRows + kIn + kOut) * kFloatEps;
     const at::Tensor input = integer ? rough_x : at::zeros_like(x);
     expect_within(y[static_cast<std::size_t>(i)], at::mm(x, w.t()), at::mm(input, w.abs().t()) + at::mm(x.abs(), w.abs().t()) * sum_eps);
     const at::Tensor weight_bound = at::mm(g.abs().t(), input) + at::mm(g.abs().t(), x.abs()) * (sum_eps + (integer ? weight_eps : 0.0));
@@ -123,7 +123,7 @@ TEST(Linear, CodesEqualTheDequantizedWeight) {
 // A packed weight: exact but for the rounding of x to 15 bits.
 void expect_packed_product(const PackedMatrix& packed, const at::Tensor& w) {
   const at::Tensor x = at::randn({5, w.size(1)});
-  const at::Tensor bound = std::get<0>(wide(x).abs().max(1, true)) * (0.5 / 16256) + wide(x).abs() * (w.size(1) * kEps);
+  const at::Tensor bound = std::get<0>(wide(x).abs().max(1, true)) * (0.5 / 16256) + wide(x).abs() * (w.size(1) * kFloatEps);
   expect_within(packed.product(DigitActivations(x)), at::mm(wide(x), wide(w).t()), at::mm(bound, wide(w).abs().t()));
 }
 

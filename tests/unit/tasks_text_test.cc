@@ -15,12 +15,12 @@ namespace {
 
 using nlohmann::json;
 
-const json& fixture() {
+const json& text_cases() {
   static const json golden = json::parse(read_text_file(STABLEQAT_TEST_DATA "/tasks.json"));
   return golden;
 }
 
-std::string error_of(const std::string& source, const json& fields) {
+std::string template_error_of(const std::string& source, const json& fields) {
   try {
     return TextTemplate(source, "my.yaml:3: doc_to_text").text({fields, "data.jsonl:7"});
   } catch (const Error& error) {
@@ -29,9 +29,9 @@ std::string error_of(const std::string& source, const json& fields) {
 }
 
 TEST(TextTemplate, RendersLikeTheHarness) {
-  for (const json& example : fixture().at("templates")) {
-    const TextTemplate text(example[0].get<std::string>(), "fixture");
-    EXPECT_EQ(text.text({example[1], "fixture"}), example[2].get<std::string>()) << example[0];
+  for (const json& example : text_cases().at("templates")) {
+    const TextTemplate text(example[0].get<std::string>(), "text_cases");
+    EXPECT_EQ(text.text({example[1], "text_cases"}), example[2].get<std::string>()) << example[0];
   }
 }
 
@@ -45,14 +45,15 @@ TEST(TextTemplate, KeepsTheTypeOfAFieldAndOfALoneExpression) {
 
 TEST(TextTemplate, NamesTemplateDocumentAndNearestField) {
   EXPECT_EQ(
-      error_of("{{questoin}}", {{"question", "q"}, {"answer", "a"}}),
+      template_error_of("{{questoin}}", {{"question", "q"}, {"answer", "a"}}),
       "my.yaml:3: doc_to_text, for data.jsonl:7: found no field 'questoin', expected one of answer, question; did you mean 'question'?");
-  EXPECT_NE(error_of("{{choices.text[4]}}", {{"choices", {{"text", {"a"}}}}}).find("found item 4"), std::string::npos);
-  EXPECT_NE(error_of("{{choices}}", {{"choices", {1}}}).find("found a list"), std::string::npos);
-  EXPECT_NE(error_of("{{l.index('C')}}", {{"l", {"A", "B"}}}).find("\"C\""), std::string::npos);
-  EXPECT_NE(error_of("{{a|int}}", {{"a", "x"}}).find("expected an integer"), std::string::npos);
-  EXPECT_NE(error_of("{{a + 9223372036854775807}}", {{"a", 1}}).find("64 bits"), std::string::npos);
-  EXPECT_NE(error_of("{{a.replace('x', 'yyyyyyyyyyyyyyyyyyyy')}}", {{"a", std::string(2000000, 'x')}}).find("too long"), std::string::npos);
+  EXPECT_NE(template_error_of("{{choices.text[4]}}", {{"choices", {{"text", {"a"}}}}}).find("found item 4"), std::string::npos);
+  EXPECT_NE(template_error_of("{{choices}}", {{"choices", {1}}}).find("found a list"), std::string::npos);
+  EXPECT_NE(template_error_of("{{l.index('C')}}", {{"l", {"A", "B"}}}).find("\"C\""), std::string::npos);
+  EXPECT_NE(template_error_of("{{a|int}}", {{"a", "x"}}).find("expected an integer"), std::string::npos);
+  EXPECT_NE(template_error_of("{{a + 9223372036854775807}}", {{"a", 1}}).find("64 bits"), std::string::npos);
+  EXPECT_NE(template_error_of("{{a.replace('x', 'yyyyyyyyyyyyyyyyyyyy')}}", {{"a", std::string(2000000, 'x')}}).find("too long"),
+            std::string::npos);
 }
 
 TEST(TextTemplate, RefusesWhatItDoesNotKnow) {
@@ -66,11 +67,12 @@ TEST(TextTemplate, RefusesWhatItDoesNotKnow) {
 }
 
 TEST(DocumentSteps, CleanHellaswagLikeTheHarness) {
-  for (const json& example : fixture().at("hellaswag")) EXPECT_EQ(clean_hellaswag(example[0].get<std::string>()), example[1]) << example[0];
+  for (const json& example : text_cases().at("hellaswag"))
+    EXPECT_EQ(clean_hellaswag(example[0].get<std::string>()), example[1]) << example[0];
 }
 
 TEST(DocumentSteps, DetokenizeAndCountWikitextLikeTheHarness) {
-  for (const json& example : fixture().at("wikitext")) {
+  for (const json& example : text_cases().at("wikitext")) {
     const auto page = example[0].get<std::string>();
     EXPECT_EQ(detokenize_wikitext(page), example[1]);
     EXPECT_EQ(count_words(page), example[2]) << page;
@@ -99,7 +101,7 @@ TEST(DocumentSteps, PrepareWinograndeForPartialEvaluation) {
 }
 
 TEST(UnicodeText, LettersAndLengthsAreThoseOfPython) {
-  for (const json& example : fixture().at("capitalize")) EXPECT_EQ(capitalize(example[0].get<std::string>()), example[1]);
+  for (const json& example : text_cases().at("capitalize")) EXPECT_EQ(capitalize(example[0].get<std::string>()), example[1]);
   EXPECT_EQ(count_code_points("na\xC3\xAFve \xF0\x9F\x98\x80"), 7U);
   EXPECT_EQ(strip("\xE2\x80\x83 x\xC2\xA0"), "x");
 }

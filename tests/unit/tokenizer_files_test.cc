@@ -15,11 +15,11 @@ namespace {
 namespace fs = std::filesystem;
 using Json = nlohmann::json;
 
-const fs::path kFolder = fs::path(STABLEQAT_TEST_DATA) / "tokenizer";
+const fs::path kFileFolder = fs::path(STABLEQAT_TEST_DATA) / "tokenizer";
 
 std::vector<std::string> fixture_texts(const std::string& name) {
   std::vector<std::string> texts;
-  for (const auto& example : Json::parse(read_text_file(kFolder / (name + ".cases.json"))))
+  for (const auto& example : Json::parse(read_text_file(kFileFolder / (name + ".cases.json"))))
     texts.push_back(example.at("text").get<std::string>());
   return texts;
 }
@@ -38,7 +38,7 @@ class TokenizerFiles : public ::testing::Test {
 TEST_F(TokenizerFiles, AGgufTokenizerSurvivesAsHuggingFaceFolder) {
   for (const std::string name : {"smollm", "llama3", "sentencepiece"}) {
     SCOPED_TRACE(name);
-    const Tokenizer original = Tokenizer::from_gguf(GgufFile(kFolder / (name + ".gguf")));
+    const Tokenizer original = Tokenizer::from_gguf(GgufFile(kFileFolder / (name + ".gguf")));
     original.save_huggingface(folder_ / "new" / name);
     const Tokenizer saved = Tokenizer::from_huggingface(folder_ / "new" / name);
     EXPECT_EQ(saved.hash(), original.hash());
@@ -63,7 +63,7 @@ TEST_F(TokenizerFiles, AHuggingFaceFolderIsCopiedByteForByte) {
   const std::string settings =
       "{ \"unknown_key\": 1,\n   \"eos_token\": {\"content\": \"<|im_end|>\"}, \"bos_token\": \"<|im_start|>\", \"pad_token\": null,\n"
       "   \"chat_template\": [{\"name\": \"tool\", \"template\": \"t\"}, {\"name\": \"default\", \"template\": \"d\"}] }";
-  fs::copy_file(kFolder / "smollm.json", source / "tokenizer.json");
+  fs::copy_file(kFileFolder / "smollm.json", source / "tokenizer.json");
   write_text_file(source / "tokenizer_config.json", settings);
   write_text_file(source / "special_tokens_map.json", "{\"pad_token\": \"<|endoftext|>\"}\n");
   write_text_file(source / "model.safetensors", "not ours");
@@ -86,12 +86,12 @@ TEST_F(TokenizerFiles, AHuggingFaceFolderIsCopiedByteForByte) {
 
 TEST_F(TokenizerFiles, AFolderThatCannotBeWrittenIsAnEnvironmentError) {
   write_text_file(folder_ / "file", "");
-  const Tokenizer tokenizer = Tokenizer::from_huggingface(kFolder / "smollm.json");
+  const Tokenizer tokenizer = Tokenizer::from_huggingface(kFileFolder / "smollm.json");
   expect_error<EnvironmentError>({"file"}, [&] { tokenizer.save_huggingface(folder_ / "file" / "sub"); });
 }
 
 TEST_F(TokenizerFiles, TheHashCoversWhatDecidesTheIds) {
-  const Json smollm = Json::parse(read_text_file(kFolder / "smollm.json"));
+  const Json smollm = Json::parse(read_text_file(kFileFolder / "smollm.json"));
   const auto hash_with = [&](const std::function<void(Json&)>& change) {
     Json changed = smollm;
     change(changed);
@@ -99,7 +99,7 @@ TEST_F(TokenizerFiles, TheHashCoversWhatDecidesTheIds) {
   };
   const std::string hash = hash_with([](Json&) {});
   EXPECT_EQ(hash.size(), 16u);
-  EXPECT_EQ(hash, Tokenizer::from_huggingface(kFolder / "smollm.json").hash());
+  EXPECT_EQ(hash, Tokenizer::from_huggingface(kFileFolder / "smollm.json").hash());
   EXPECT_NE(hash, hash_with([](Json& root) { root["model"]["merges"].erase(5); }));
   EXPECT_NE(hash, hash_with([](Json& root) { root["model"]["ignore_merges"] = true; }));
   EXPECT_NE(hash, hash_with([](Json& root) { root["added_tokens"][3]["special"] = true; }));
@@ -118,7 +118,7 @@ template <class E>
 void expect_refused(const std::vector<BadJson>& bad) {
   for (const BadJson& change : bad) {
     SCOPED_TRACE(std::string(change.pointer) + " = " + change.value);
-    Json root = Json::parse(read_text_file(kFolder / "smollm.json"));
+    Json root = Json::parse(read_text_file(kFileFolder / "smollm.json"));
     const Json::json_pointer pointer(change.pointer);
     if (*change.value == '\0') {
       root[pointer.parent_pointer()].erase(pointer.back());
@@ -183,7 +183,7 @@ TEST(TokenizerBadJson, ContradictionsAreDataErrors) {
 }
 
 TEST(TokenizerBadJson, DamagedTextIsADataError) {
-  const std::string good = read_text_file(kFolder / "smollm.json");
+  const std::string good = read_text_file(kFileFolder / "smollm.json");
   expect_error<DataError>({"bad.json", "JSON"}, [&] { Tokenizer::from_json(good.substr(0, good.size() / 2), "bad.json"); });
   expect_error<DataError>({"bad.json"}, [] { Tokenizer::from_json("", "bad.json"); });
   expect_error<DataError>({"bad.json", "model"}, [] { Tokenizer::from_json("[1]", "bad.json"); });
@@ -194,7 +194,7 @@ TEST(TokenizerBadJson, DamagedTextIsADataError) {
 
 // The GGUF fixture with every `from` replaced by `to`, of the same length.
 std::vector<std::byte> patched_gguf(const std::string& from, const std::string& to) {
-  std::string bytes = read_text_file(kFolder / "smollm.gguf");
+  std::string bytes = read_text_file(kFileFolder / "smollm.gguf");
   EXPECT_EQ(from.size(), to.size());
   EXPECT_NE(bytes.find(from), std::string::npos) << from;
   for (std::size_t at = bytes.find(from); at != std::string::npos; at = bytes.find(from, at + to.size())) bytes.replace(at, to.size(), to);
