@@ -9,7 +9,7 @@ namespace stableqat::tasks {
 
 namespace {
 
-// Upper-case letters first, first + step, ..., last; their lower-case forms are `distance` further on.
+// Upper-case letters first, first + step, ..., last; their lower-case forms are `distance` further on (modulo 2^32).
 struct CaseRange {
   char32_t first;
   char32_t last;
@@ -17,12 +17,15 @@ struct CaseRange {
   char32_t distance;
 };
 constexpr std::array kCaseRanges{
-    CaseRange{0x41, 0x5A, 1, 32},    CaseRange{0xC0, 0xD6, 1, 32},    CaseRange{0xD8, 0xDE, 1, 32},     CaseRange{0x100, 0x12E, 2, 1},
-    CaseRange{0x132, 0x136, 2, 1},   CaseRange{0x139, 0x147, 2, 1},   CaseRange{0x14A, 0x176, 2, 1},    CaseRange{0x179, 0x17D, 2, 1},
-    CaseRange{0x386, 0x386, 1, 38},  CaseRange{0x388, 0x38A, 1, 37},  CaseRange{0x38C, 0x38C, 1, 64},   CaseRange{0x38E, 0x38F, 1, 63},
-    CaseRange{0x391, 0x3A1, 1, 32},  CaseRange{0x3A3, 0x3AB, 1, 32},  CaseRange{0x400, 0x40F, 1, 80},   CaseRange{0x410, 0x42F, 1, 32},
-    CaseRange{0x460, 0x480, 2, 1},   CaseRange{0x48A, 0x4BE, 2, 1},   CaseRange{0x4D0, 0x52E, 2, 1},    CaseRange{0x531, 0x556, 1, 48},
-    CaseRange{0x1E00, 0x1E94, 2, 1}, CaseRange{0x1EA0, 0x1EFE, 2, 1}, CaseRange{0xFF21, 0xFF3A, 1, 32},
+    CaseRange{0x41, 0x5A, 1, 32},    CaseRange{0xC0, 0xD6, 1, 32},     CaseRange{0xD8, 0xDE, 1, 32},
+    CaseRange{0x100, 0x12E, 2, 1},   CaseRange{0x132, 0x136, 2, 1},    CaseRange{0x139, 0x147, 2, 1},
+    CaseRange{0x14A, 0x176, 2, 1},   CaseRange{0x179, 0x17D, 2, 1},    CaseRange{0x386, 0x386, 1, 38},
+    CaseRange{0x388, 0x38A, 1, 37},  CaseRange{0x38C, 0x38C, 1, 64},   CaseRange{0x38E, 0x38F, 1, 63},
+    CaseRange{0x391, 0x3A1, 1, 32},  CaseRange{0x3A3, 0x3AB, 1, 32},   CaseRange{0x400, 0x40F, 1, 80},
+    CaseRange{0x410, 0x42F, 1, 32},  CaseRange{0x460, 0x480, 2, 1},    CaseRange{0x48A, 0x4BE, 2, 1},
+    CaseRange{0x4C0, 0x4C0, 1, 15},  CaseRange{0x4C1, 0x4CD, 2, 1},    CaseRange{0x178, 0x178, 1, 0xFFFFFF87},
+    CaseRange{0x4D0, 0x52E, 2, 1},   CaseRange{0x531, 0x556, 1, 48},   CaseRange{0x1E00, 0x1E94, 2, 1},
+    CaseRange{0x1EA0, 0x1EFE, 2, 1}, CaseRange{0xFF21, 0xFF3A, 1, 32},
 };
 
 char32_t to_lower(char32_t c) {

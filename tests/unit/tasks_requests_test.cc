@@ -9,7 +9,9 @@
 
 #include "stableqat/base/error.h"
 #include "stableqat/base/file.h"
+#include "stableqat/tasks/catalog.h"
 #include "stableqat/tasks/comparison.h"
+#include "stableqat/tasks/documents.h"
 #include "stableqat/tasks/encode.h"
 #include "stableqat/tasks/likelihood_log.h"
 #include "stableqat/tasks/requests.h"
@@ -46,6 +48,29 @@ TEST(Requests, ContextAndContinuationsOfAChoice) {
   EXPECT_EQ(items[0].gold, 1U);
 }
 
+TEST(Requests, ADescriptionStandsFirstAndDocumentsAreNumbered) {
+  const RequestOptions options{.num_fewshot = 1};
+  const std::string more = "description: \"Answer.\\n\"\nfewshot_split: train\nfewshot_delimiter: \"##\"\ntarget_delimiter: \"->\"\n";
+  const auto items = build_items(task_of(more), {document_of(3), document_of(4)}, {document_of(9)}, options);
+  EXPECT_EQ(items[1].requests[1].context, "Answer.\nQ: 9->yes##Q: 4");
+  EXPECT_EQ(items[1].requests[1].continuation, "->yes");
+  EXPECT_EQ(items[0].doc_id, 0U);
+  EXPECT_EQ(items[1].doc_id, 1U);
+}
+
+// Words and bytes count the original page, what is scored is the text made of it.
+TEST(Requests, WikitextCountsTheOriginalPage) {
+  TaskCatalog catalog = TaskCatalog::shipped();
+  const TaskDefinition task = catalog.select(std::vector<std::string>{"wikitext"}).front();
+  for (const json& example : fixture().at("wikitext")) {
+    const json fields{{"page", example[0]}, {"text", example[1]}};
+    const TaskItem item = build_items(task, {{fields, "w:1"}}, {}, {}).front();
+    EXPECT_EQ(item.requests.front().continuation, example[1]);
+    EXPECT_EQ(item.words, example[2]);
+    EXPECT_EQ(item.bytes, example[3]);
+  }
+}
+
 TEST(Requests, LabelsMustNameAChoice) {
   EXPECT_EQ(build_items(task_of(), {document_of(0, "yes")}, {}, {})[0].gold, 1U) << "a text is looked up among the choices";
   for (const json& label : {json(2), json(-1), json("maybe"), json("1"), json(0.5), json(nullptr), json({1})}) {
@@ -56,7 +81,7 @@ TEST(Requests, LabelsMustNameAChoice) {
 TEST(Requests, FewShotExamplesAreThoseOfTheHarness) {
   for (const json& example : fixture().at("samples")) {
     std::vector<TaskDocument> documents;
-    for (int i = 0; i < example.at("population").get<int>(); ++i) documents.push_back(document_of(i));
+    for (const json& id : example.at("documents")) documents.push_back(document_of(id.get<int>()));
     std::string more = example.at("first_n").get<bool>() ? "fewshot_config: {sampler: first_n}\n" : "";
     if (!example.at("shared_split").get<bool>()) more += "fewshot_split: train\n";
     RequestOptions options;
@@ -67,12 +92,33 @@ TEST(Requests, FewShotExamplesAreThoseOfTheHarness) {
     for (std::size_t i = 0; i < items.size(); ++i) {
       std::string context;
       for (const json& id : example.at("drawn")[i]) context += "Q: " + id.dump() + " yes\n\n";
-      EXPECT_EQ(items[i].requests[0].context, context + "Q: " + std::to_string(i));
+      EXPECT_EQ(items[i].requests[0].context, context + "Q: " + example.at("documents")[i].dump());
     }
   }
   RequestOptions too_many;
   too_many.num_fewshot = 3;
   EXPECT_THROW(build_items(task_of(), {document_of(0)}, {document_of(0), document_of(1)}, too_many), DataError);
+}
+
+// All eight tasks over the documents in data/eval, which stand for the examples as well: every context, continuation, choice and answer.
+TEST(Requests, TextsAreThoseOfTheHarness) {
+  const fs::path folder = fs::temp_directory_path() / ("stableqat_requests_test_" + std::to_string(::getpid()));
+  fs::create_directories(folder);
+  TaskCatalog catalog = TaskCatalog::shipped();
+  for (const TaskDefinition& task : catalog.select(std::vector<std::string>{"stableqat"})) {
+    const fs::path documents = find_split(STABLEQAT_SOURCE_DIR "/data/eval", task, task.evaluated_split());
+    fs::create_symlink(documents, folder / documents.filename());
+    fs::create_symlink(documents, folder / (task.name + "_train.jsonl"));
+  }
+  EXPECT_EQ(fixture().at("requests").size(), 8U * 4U);
+  for (const json& example : fixture().at("requests")) {
+    const TaskDefinition task = catalog.select(std::vector{example.at("task").get<std::string>()}).front();
+    const RequestOptions options{.num_fewshot = example.at("num_fewshot").get<std::int64_t>(),
+                                 .fewshot_seed = example.at("seed").get<std::uint64_t>()};
+    const auto items = build_items(task, read_split(folder, task, task.evaluated_split()), read_split(folder, task, "train"), options);
+    EXPECT_EQ(hash_requests(items), example.at("hash")) << example;
+  }
+  fs::remove_all(folder);
 }
 
 TEST(Requests, HashChangesWithTextsAndAnswers) {
@@ -83,7 +129,7 @@ TEST(Requests, HashChangesWithTextsAndAnswers) {
 }
 
 // GPT-2's rules with a small vocabulary; <|endoftext|> begins a text if the template says so.
-Tokenizer tokenizer(bool template_has_bos = false) {
+Tokenizer tokenizer(bool template_has_bos = false, const std::string& eos = "<|endoftext|>", bool has_bos = true) {
   const fs::path folder = fs::temp_directory_path() / ("stableqat_tokenizer_" + std::to_string(::getpid()));
   fs::create_directories(folder);
   json rules = json::parse(read_text_file(STABLEQAT_TEST_DATA "/tokenizer/gpt2.json"));
@@ -97,7 +143,9 @@ Tokenizer tokenizer(bool template_has_bos = false) {
         {"special_tokens", {{"<|endoftext|>", {{"id", "<|endoftext|>"}, {"ids", {520}}, {"tokens", {"<|endoftext|>"}}}}}}};
   }
   write_text_file(folder / "tokenizer.json", rules.dump());
-  write_text_file(folder / "tokenizer_config.json", R"({"bos_token": "<|endoftext|>", "eos_token": "<|endoftext|>"})");
+  json config{{"eos_token", eos}};
+  if (has_bos) config["bos_token"] = "<|endoftext|>";
+  write_text_file(folder / "tokenizer_config.json", config.dump());
   Tokenizer made = Tokenizer::from_huggingface(folder);
   fs::remove_all(folder);
   return made;
@@ -116,6 +164,29 @@ TEST(RequestEncoder, TheBoundaryBelongsToTheContinuation) {
   EXPECT_THROW(encoder.pair({"the answer", ""}, "d:1"), DataError);
 }
 
+TEST(RequestEncoder, SplitsTokensLikeTheHarness) {
+  const Tokenizer gpt2 = tokenizer();
+  const RequestEncoder encoder(gpt2, BosMode::kAuto, 64);
+  for (const json& example : fixture().at("pairs")) {
+    const TextRequest request{example[0].get<std::string>(), example[1].get<std::string>()};
+    if (example[3].empty()) {  // the harness stops there as well
+      EXPECT_THROW(encoder.pair(request, "d:1"), DataError) << example;
+      continue;
+    }
+    std::vector<std::int32_t> expected = example[2];
+    for (const json& id : example[3]) expected.push_back(id.get<std::int32_t>());
+    const ScoredTokens tokens = encoder.pair(request, "d:1");
+    EXPECT_EQ(tokens.ids, expected) << example;
+    EXPECT_EQ(tokens.scored, static_cast<std::int64_t>(example[3].size())) << example;
+  }
+}
+
+TEST(RequestEncoder, ATextWithoutContextFollowsBeginOfTextElseEndOfText) {
+  EXPECT_EQ(RequestEncoder(tokenizer(false, "<end>"), BosMode::kAuto, 64).pair({"", "b"}, "").ids.front(), 520);
+  EXPECT_EQ(RequestEncoder(tokenizer(false, "<end>"), BosMode::kAuto, 64).rolling("b").front().ids.front(), 520);
+  EXPECT_EQ(RequestEncoder(tokenizer(false, "<end>", false), BosMode::kAuto, 64).pair({"", "b"}, "").ids.front(), 522);
+}
+
 TEST(RequestEncoder, LongContextsLoseTheirBeginning) {
   const Tokenizer gpt2 = tokenizer();
   const ScoredTokens whole = RequestEncoder(gpt2, BosMode::kAuto, 1000).pair({"one two three four five six", " seven"}, "d:1");
@@ -125,6 +196,12 @@ TEST(RequestEncoder, LongContextsLoseTheirBeginning) {
   EXPECT_EQ(cut.scored, whole.scored);
   EXPECT_TRUE(std::equal(cut.ids.rbegin(), cut.ids.rend(), whole.ids.rbegin()));
   EXPECT_EQ(static_cast<std::int64_t>(cut.ids.size()), whole.scored + 3);
+  const auto length = static_cast<std::int64_t>(whole.ids.size());
+  EXPECT_FALSE(RequestEncoder(gpt2, BosMode::kAuto, length - 1).pair({"one two three four five six", " seven"}, "d:1").truncated)
+      << "the last token is not read";
+  EXPECT_TRUE(RequestEncoder(gpt2, BosMode::kAuto, length - 2).pair({"one two three four five six", " seven"}, "d:1").truncated);
+  EXPECT_EQ(RequestEncoder(gpt2, BosMode::kAuto, whole.scored).pair({"one two three four five six", " seven"}, "d:1").scored, whole.scored);
+  EXPECT_THROW(RequestEncoder(gpt2, BosMode::kAuto, whole.scored - 1).pair({"one two three four five six", " seven"}, "d:1"), DataError);
   EXPECT_THROW(RequestEncoder(gpt2, BosMode::kAuto, 2).pair({"a", " b c d e f g h i j k l m n o p q r s t u v"}, "d:1"), DataError);
 }
 
@@ -149,9 +226,9 @@ TEST(RequestEncoder, RollingWindowsAreThoseOfTheHarness) {
   const Tokenizer gpt2 = tokenizer();
   for (const json& example : fixture().at("windows")) {
     std::string text;
-    while (gpt2.encode(text).size() < example.at("tokens").get<std::size_t>()) text += "\n.";
+    while (gpt2.encode(text).size() < example.at("tokens").get<std::size_t>()) text += text.size() % 2 == 0 ? "." : "\n";
     const auto encoded = gpt2.encode(text);
-    if (encoded.size() != example.at("tokens").get<std::size_t>()) continue;
+    ASSERT_EQ(encoded.size(), example.at("tokens").get<std::size_t>());
     const auto windows = RequestEncoder(gpt2, BosMode::kAuto, example.at("max_length").get<std::int64_t>()).rolling(text);
     ASSERT_EQ(windows.size(), example.at("windows").size());
     for (std::size_t w = 0; w < windows.size(); ++w) {
@@ -206,6 +283,35 @@ TEST(Metrics, MeanAndErrorAreThoseOfTheHarness) {
   EXPECT_DOUBLE_EQ(mean_score(two).standard_error, golden.at("stderr").get<double>() / 2);
 }
 
+TEST(Metrics, PerplexitiesOfRollingTextsAreThoseOfTheHarness) {
+  const json& golden = fixture().at("rolling");
+  TaskResult result;
+  result.task.output_type = OutputType::kLoglikelihoodRolling;
+  result.task.metrics = {Metric::kWordPerplexity, Metric::kBytePerplexity, Metric::kBitsPerByte};
+  for (const json& document : golden.at("documents")) {
+    TaskItem item;
+    item.words = document[1].get<std::uint64_t>();
+    item.bytes = document[2].get<std::uint64_t>();
+    result.items.push_back(item);
+    result.documents.push_back({{{document[0].get<double>(), false}}, {}});
+  }
+  aggregate(result);
+  for (const MetricValue& value : result.metrics) {
+    EXPECT_DOUBLE_EQ(value.value, golden.at(std::string(metric_name(value.metric))).get<double>());
+    EXPECT_FALSE(value.standard_error);
+  }
+  // The mean over tasks is of accuracies: acc_norm where there is one.
+  TaskResult accuracies;
+  accuracies.task = task_of();
+  accuracies.metrics = {{Metric::kAcc, 0.9, 0.3}, {Metric::kAccNorm, 0.5, 0.1}};
+  TaskResult plain = accuracies;
+  plain.metrics.pop_back();
+  const std::vector<TaskResult> all{result, accuracies, plain};
+  EXPECT_EQ(mean_score(all).tasks, 2U);
+  EXPECT_DOUBLE_EQ(mean_score(all).value, (0.5 + 0.9) / 2);
+  EXPECT_DOUBLE_EQ(mean_score(all).standard_error, std::sqrt(0.1 * 0.1 + 0.3 * 0.3) / 2);
+}
+
 TEST(Metrics, RefuseLikelihoodsThatAreNotFinite) {
   TaskResult result = result_of({1.0});
   result.documents[0].likelihoods[0].log_likelihood = std::numeric_limits<double>::quiet_NaN();
@@ -241,6 +347,48 @@ TEST(Comparison, PairsDocuments) {
   EXPECT_NEAR(sign_test(5000, 5000), 1.0, 1e-9);
 }
 
+json results_with(const json& documents, const std::string& hash = "h") {
+  json hashes = json::object();
+  for (const auto& [task, value] : documents.items()) hashes[task] = hash;
+  return {{"stableqat", {{"documents", documents}, {"requests_hash", hashes}}}};
+}
+
+// Two articles of 100 bytes together: bits per byte are sums over both, and so is their difference.
+TEST(Comparison, PairsArticlesByTheirLikelihoods) {
+  const json a = results_with({{"w", {{"log_likelihoods", {-10.0, -30.0}}, {"bytes", 100}}}});
+  const json b = results_with({{"w", {{"log_likelihoods", {-12.0, -29.0}}, {"bytes", 100}}}});
+  const ScoreComparison score = compare_results(a, "a", b, "b").scores.at(0);
+  const double bits = 1.0 / (100 * std::log(2.0));
+  EXPECT_NEAR(score.a, 40 * bits, 1e-14);
+  EXPECT_NEAR(score.b, 41 * bits, 1e-14);
+  EXPECT_NEAR(score.difference, 1 * bits, 1e-14);
+  EXPECT_NEAR(score.standard_error, 2 * std::sqrt(((1.5 * 1.5) + (1.5 * 1.5)) / 2) * bits, 1e-14)
+      << "differences -2 and 1 around -0.5, twice their mean's error";
+  EXPECT_EQ(score.only_a, 1U);
+  EXPECT_EQ(score.only_b, 1U);
+}
+
+TEST(Comparison, MeanOverTasks) {
+  const json a = results_with({{"s", {{"acc", "1100"}, {"acc_norm", "1110"}}}, {"t", {{"acc", "1010"}}}});
+  const json b = results_with({{"s", {{"acc", "0000"}, {"acc_norm", "0100"}}}, {"t", {{"acc", "1000"}}}});
+  const ScoreComparison mean = compare_results(a, "a", b, "b").mean;
+  EXPECT_EQ(mean.documents, 2U);
+  EXPECT_DOUBLE_EQ(mean.a, (0.75 + 0.5) / 2);
+  EXPECT_DOUBLE_EQ(mean.b, (0.25 + 0.25) / 2);
+  // Differences of documents -1, 0, -1, 0 and 0, 0, -1, 0.
+  const double s = std::sqrt(1.0 / 3 / 4);
+  const double t = std::sqrt(0.75 / 3 / 4);
+  EXPECT_DOUBLE_EQ(mean.standard_error, std::sqrt(s * s + t * t) / 2);
+  EXPECT_NEAR(mean.p_value, std::erfc(0.375 / mean.standard_error / std::sqrt(2.0)), 1e-12);
+}
+
+TEST(Comparison, RefusesOtherRequests) {
+  const json documents{{"t", {{"acc", "10"}}}};
+  EXPECT_THROW(compare_results(results_with(documents), "a", results_with(documents, "other"), "b"), DataError);
+  EXPECT_THROW(compare_results(results_with(documents), "a", results_with({{"u", {{"acc", "10"}}}}), "b"), DataError);
+  EXPECT_THROW(compare_results(results_with(documents), "a", results_with({{"t", {{"acc", "101"}}}}), "b"), DataError);
+}
+
 class LikelihoodLogTest : public ::testing::Test {
  protected:
   void TearDown() override { fs::remove(path_); }
@@ -264,6 +412,7 @@ TEST_F(LikelihoodLogTest, GivesBackTheSameBitsAndDropsATornLine) {
   EXPECT_EQ((*log.find("piqa", 7))[0].log_likelihood, -1.0 / 3.0);
   EXPECT_EQ((*log.find("piqa", 7))[1].log_likelihood, -1e-17);
   EXPECT_TRUE((*log.find("piqa", 7))[0].is_greedy);
+  EXPECT_FALSE((*log.find("piqa", 7))[1].is_greedy);
   EXPECT_EQ(log.find("piqa", 8), nullptr);
   log.append("piqa", 8, likelihoods);
   log.flush();
@@ -281,6 +430,9 @@ TEST_F(LikelihoodLogTest, RefusesAnotherModelAndDamage) {
     EXPECT_EQ(error.text().found, "weights \"abc\"");
     EXPECT_EQ(error.text().expected, "\"def\"");
   }
+  json more = subject_;
+  more["add_bos"] = "on";
+  EXPECT_THROW(LikelihoodLog(path_, more, true), DataError) << "written before that was a setting";
   write_text_file(path_, subject_.dump() + "\nnonsense\n");
   EXPECT_THROW(LikelihoodLog(path_, subject_, true), DataError);
 }

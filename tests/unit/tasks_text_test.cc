@@ -3,6 +3,7 @@
 
 #include <nlohmann/json.hpp>
 #include <string>
+#include <vector>
 
 #include "stableqat/base/error.h"
 #include "stableqat/base/file.h"
@@ -71,6 +72,21 @@ TEST(DocumentSteps, CleanHellaswagLikeTheHarness) {
     EXPECT_EQ(clean_hellaswag(example[0].get<std::string>()), example[1]) << example[0];
 }
 
+TEST(DocumentSteps, PrepareHellaswagLikeTheHarness) {
+  for (const json& example : fixture().at("hellaswag_documents")) {
+    const auto documents = process_documents({{example.at("document"), "h:1"}}, DocumentStep::kHellaswag);
+    EXPECT_EQ(documents[0].fields["query"], example.at("query"));
+    EXPECT_EQ(documents[0].fields["choices"], example.at("choices"));
+  }
+}
+
+TEST(DocumentSteps, PrepareWinograndeLikeTheHarness) {
+  for (const json& example : fixture().at("winogrande_documents")) {
+    const auto documents = process_documents({{example.at("document"), "w:1"}}, DocumentStep::kWinogrande);
+    for (const char* field : {"contexts", "continuation", "gold"}) EXPECT_EQ(documents[0].fields[field], example.at(field));
+  }
+}
+
 TEST(DocumentSteps, DetokenizeAndCountWikitextLikeTheHarness) {
   for (const json& example : text_cases().at("wikitext")) {
     const auto page = example[0].get<std::string>();
@@ -87,6 +103,8 @@ TEST(DocumentSteps, CutWikitextAtHeadingsOfTheFirstLevel) {
   EXPECT_TRUE(articles[0].starts_with(" = Robert Boulter = \n"));
   EXPECT_TRUE(articles[1].starts_with(" = Kiss You ( One Direction song ) = \n"));
   EXPECT_NE(articles[1].find("\n = = "), std::string::npos) << "headings of other levels stay inside";
+  const std::string unheaded = " = A = \n x = = 1 \n = y , and more \n y = \n = B = \n z";
+  EXPECT_EQ(split_wikitext(unheaded).size(), 2U) << "a heading begins and ends with the mark";
 }
 
 TEST(DocumentSteps, PrepareWinograndeForPartialEvaluation) {
@@ -98,6 +116,23 @@ TEST(DocumentSteps, PrepareWinograndeForPartialEvaluation) {
   json unlabelled = fields;
   unlabelled["answer"] = "";
   EXPECT_THROW(process_documents({{unlabelled, "w:1"}}, DocumentStep::kWinogrande), DataError);
+}
+
+TEST(UnicodeText, SpacesAreThoseOfPython) {
+  std::vector<char32_t> found;
+  for (char32_t c = 0; c < 0x110000; ++c) {
+    if (is_space(c)) found.push_back(c);
+  }
+  EXPECT_EQ(json(found), fixture().at("spaces"));
+}
+
+TEST(UnicodeText, CasesAreThoseOfPython) {
+  for (const json& pair : fixture().at("lower_case")) {
+    EXPECT_EQ(lower(pair[0].get<std::string>()), pair[1]);
+    EXPECT_EQ(upper(pair[1].get<std::string>()), pair[0]);
+    EXPECT_EQ(lower(pair[1].get<std::string>()), pair[1]);
+    EXPECT_EQ(upper(pair[0].get<std::string>()), pair[0]);
+  }
 }
 
 TEST(UnicodeText, LettersAndLengthsAreThoseOfPython) {
