@@ -26,7 +26,8 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import urllib.request
+
+from llama_server import LlamaServer
 
 PROMPTS = [
     "The history of the printing press begins",
@@ -43,24 +44,9 @@ EXACT_TOLERANCE = 0.001  # relative, of the same weights in F32
 NEAR_TIE = 3 * math.sqrt(2)
 
 
-class Llama:
+class Llama(LlamaServer):
     def __init__(self, path, threads):
-        import xllamacpp
-
-        params = xllamacpp.CommonParams()
-        params.model.path = path
-        params.n_ctx = 2048
-        params.n_parallel = 1
-        params.cpuparams.n_threads = threads
-        params.warmup = False
-        params.cache_type_k = params.cache_type_v = xllamacpp.ggml_type.GGML_TYPE_F32
-        params.flash_attn_type = xllamacpp.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED
-        self.server = xllamacpp.Server(params)
-
-    def post(self, path, body):
-        request = urllib.request.Request(self.server.listening_address + path, json.dumps(body).encode(), {"Content-Type": "application/json"})
-        with urllib.request.urlopen(request, timeout=120) as answer:
-            return json.load(answer)
+        super().__init__(path, threads, exact=True)
 
     def tokenize(self, text, special=True):
         return self.post("/tokenize", {"content": text, "add_special": special, "parse_special": True})["tokens"]
