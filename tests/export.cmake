@@ -14,8 +14,8 @@ endif()
 
 # Programs that are not ours; skipped where they are not installed (tools/requirements.txt).
 if(STABLEQAT_BUILD_APPS)
-  foreach(what formats llama)
+  foreach(what formats llama architectures)
     add_test(NAME export_peers.${what} COMMAND "${CMAKE_CURRENT_SOURCE_DIR}/integration/export_peers.sh" "$<TARGET_FILE:stableqat>" ${what})
   endforeach()
-  set_tests_properties(export_peers.formats export_peers.llama PROPERTIES LABELS "long;torch" SKIP_RETURN_CODE 77 RUN_SERIAL TRUE)
+  set_tests_properties(export_peers.formats export_peers.llama export_peers.architectures PROPERTIES LABELS "long;torch" SKIP_RETURN_CODE 77 RUN_SERIAL TRUE)
 endif()

@@ -172,7 +172,7 @@ TEST_F(ExportTest, RowsThatEndWithinAWord) {
     }
   }
   const auto original = model(config, settings_of(4));
-  expect_error<ConfigError>({"132", "multiples of 32"},
+  expect_error<ConfigError>({"72 x 72", "multiples of 32"},
                             [&] { export_to_file(exportable(*original), options(ExportFormat::kGptq, "gptq")); });
 }
 

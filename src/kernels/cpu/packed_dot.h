@@ -157,9 +157,9 @@ class DigitSums {
 inline Levels half_bytes(const std::uint8_t* bytes, int part) {
 #if defined(__AVX512BW__)
   static_cast<void>(part);
-  const __m512i twice = _mm512_broadcast_i64x4(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(bytes)));
-  const __m512i count = _mm512_inserti64x4(_mm512_setzero_si512(), _mm256_set1_epi16(4), 1);
-  return std::bit_cast<Levels>(_mm512_srlv_epi16(twice, count));
+  const __m512i twice = _mm512_maskz_broadcast_i64x4(0xff, _mm256_loadu_si256(reinterpret_cast<const __m256i*>(bytes)));
+  constexpr UnsignedShorts kShifts{0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 4, 4, 4, 4, 4, 4, 4, 4, 4, 4, 4, 4, 4, 4, 4, 4};
+  return std::bit_cast<Levels>(std::bit_cast<UnsignedShorts>(twice) >> kShifts);
 #else
   const Levels both = load<Levels>(bytes + part * kPartColumns % 32);
   return part * kPartColumns < 32 ? both : field<4>(both, 255);
