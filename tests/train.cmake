@@ -22,12 +22,13 @@ stableqat_warnings(test_support)
 stableqat_test(causal_attention_test SOURCES unit/causal_attention_test.cc LINK stableqat::models)
 stableqat_test(
   models_test
-  SOURCES unit/functional_test.cc
+  SOURCES unit/activation_rounding_test.cc
+          unit/functional_test.cc
           unit/logit_loss_test.cc
           unit/models_linear_test.cc
           unit/models_test.cc
           unit/sampler_test.cc
-  LINK test_support stableqat::eval)
+  LINK test_support stableqat::eval nlohmann_json::nlohmann_json)
 stableqat_test(model_families_test SOURCES unit/model_families_test.cc LINK stableqat::train)
 stableqat_test(train_step_test SOURCES unit/train_step_test.cc LINK test_support stableqat::train)
 stableqat_test(run_plan_test SOURCES unit/run_plan_test.cc LINK test_support stableqat::train)

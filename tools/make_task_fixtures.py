@@ -1,20 +1,26 @@
 #!/usr/bin/env python3
 """Writes tests/golden/data/tasks.json: what the LM evaluation harness makes of texts, templates, samples and windows.
 
-    python3.11 -m venv harness-venv && harness-venv/bin/pip install lm_eval==0.4.13
+    python3.11 -m venv harness-venv && harness-venv/bin/pip install 'lm_eval[hf]==0.4.13'
     harness-venv/bin/python tools/make_task_fixtures.py
 """
 
 import json
+import sys
+import tempfile
 from pathlib import Path
 
+import xxhash
 from lm_eval import utils
 from lm_eval.api.metrics import mean, mean_stderr
 from lm_eval.api.samplers import ContextSampler, FirstNSampler
+from lm_eval.tasks import TaskManager
 from lm_eval.tasks.hellaswag.utils import preprocess
 from lm_eval.tasks.wikitext.preprocess_wikitext import process_results, wikitext_detokenizer
 
 ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "benchmarks/peers"))
+import run_harness  # noqa: E402
 
 HELLASWAG = [
     "  Removing ice: plain text.  ",
@@ -57,14 +63,16 @@ TEMPLATES = [
 
 def samples():
     cases = []
-    for seed, population, count, shared in ((1234, 50, 5, False), (1234, 50, 5, True), (7, 12, 3, True), (1234, 400, 25, False)):
-        documents = [{"id": i} for i in range(population)]
+    # The last one shows the same few documents again and again, so that what is drawn may hold the question more than once.
+    for seed, ids, count, shared in ((1234, range(50), 5, False), (1234, range(50), 5, True), (7, range(12), 3, True),
+                                     (1234, range(400), 25, False), (1234, [0, 1, 2, 3] * 3, 5, True)):
+        documents = [{"id": i} for i in ids]
         sampler = ContextSampler(documents, rnd=seed)
         drawn = [[d["id"] for d in sampler.sample(count, eval_doc=documents[i] if shared else None)] for i in range(8)]
-        cases.append({"seed": seed, "population": population, "count": count, "shared_split": shared, "first_n": False, "drawn": drawn})
+        cases.append({"seed": seed, "documents": list(ids), "count": count, "shared_split": shared, "first_n": False, "drawn": drawn})
     documents = [{"id": i} for i in range(6)]
     first = FirstNSampler(documents, rnd=1234)
-    cases.append({"seed": 1234, "population": 6, "count": 3, "shared_split": True, "first_n": True,
+    cases.append({"seed": 1234, "documents": list(range(6)), "count": 3, "shared_split": True, "first_n": True,
                   "drawn": [[d["id"] for d in first.sample(3, eval_doc=documents[i])] for i in range(4)]})
     return cases
 
@@ -72,6 +80,39 @@ def samples():
 def windows(tokens, length):
     made = utils.get_rolling_token_windows(list(range(1, tokens + 1)), prefix_token=0, max_seq_len=length, context_len=1)
     return {"tokens": tokens, "max_length": length, "windows": [list(utils.make_disjoint_window(pair)) for pair in made]}
+
+
+def request_hash(task):
+    """XXH3 of all requests of a task, with its choices and right answers: length, colon, bytes, one after the other."""
+    documents = {}
+    for instance in task.instances:
+        documents.setdefault(instance.doc_id, []).append(instance)
+    texts = []
+    for instances in documents.values():
+        document = instances[0].doc
+        for instance in sorted(instances, key=lambda i: i.idx):
+            texts += list(instance.args)
+        texts += task.doc_to_choice(document)
+        texts.append(str(task.doc_to_text(document) if task.multiple_input else task.doc_to_target(document)))
+    encoded = [text.encode() for text in texts]
+    return xxhash.xxh3_64_hexdigest(b"".join(b"%d:" % len(text) + text for text in encoded))
+
+
+def requests():
+    """What the harness asks about the documents in data/eval, with and without examples from the same documents."""
+    cases = []
+    with tempfile.TemporaryDirectory() as folder:
+        for name in run_harness.TASKS:
+            run_harness.write_local_task(folder, name, ROOT / "data/eval")
+        for shots, seed in ((0, 1234), (1, 1234), (5, 1234), (3, 7)):
+            tasks = TaskManager(include_path=folder).load([f"local_{name}" for name in run_harness.TASKS])["tasks"]
+            for name in run_harness.TASKS:
+                task = tasks[f"local_{name}"]
+                task.set_config("num_fewshot", shots)
+                task.set_fewshot_seed(seed)
+                task.build_all_requests(limit=None, rank=0, world_size=1)
+                cases.append({"task": name, "num_fewshot": shots, "seed": seed, "hash": request_hash(task)})
+    return cases
 
 
 def main():
@@ -85,6 +126,7 @@ def main():
                       ("word_perplexity", "byte_perplexity"))] for page in pages],
         "templates": [[template, document, utils.apply_template(template, document)] for template, document in TEMPLATES],
         "samples": samples(),
+        "requests": requests(),
         "windows": [windows(23, 8), windows(5, 8), windows(8, 8), windows(16, 8), windows(1, 4), windows(9, 2)],
         "mean": {"values": values, "mean": mean(values), "stderr": mean_stderr(values)},
     }

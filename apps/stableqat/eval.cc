@@ -73,10 +73,17 @@ ExitCode run_perplexity(const Options& options, const LoadedModel& loaded, Conso
   fmt::print("perplexity {:.4f}  ({} tokens predicted in {} blocks of {}; nll {:.5f} +- {:.5f}; 95 % interval {:.4g} to {:.4g})\n",
              result.perplexity, result.tokens, result.blocks, options.perplexity.context, result.nll, result.standard_error, result.low,
              result.high);
-  nlohmann::json json{{"model", options.model.path},     {"text", options.text},    {"context", options.perplexity.context},
-                      {"perplexity", result.perplexity}, {"nll", result.nll},       {"nll_standard_error", result.standard_error},
-                      {"tokens", result.tokens},         {"blocks", result.blocks}, {"perplexity_low", result.low},
-                      {"perplexity_high", result.high}};
+  nlohmann::json json{{"model", options.model.path},
+                      {"text", options.text},
+                      {"context", options.perplexity.context},
+                      {"perplexity", result.perplexity},
+                      {"nll", result.nll},
+                      {"nll_standard_error", result.standard_error},
+                      {"tokens", result.tokens},
+                      {"blocks", result.blocks},
+                      {"perplexity_low", result.low},
+                      {"perplexity_high", result.high},
+                      {"activation_rounding", options.model.activation_rounding}};
   if (!options.reference.empty()) report_agreement(options, model, ids, console, stop, json);
   if (stop()) return ExitCode::kInterrupted;
   if (!options.json.empty()) write_text_file(options.json, json.dump(2) + "\n");
@@ -106,6 +113,7 @@ void register_eval(CLI::App& app, Program& program) {
                                   "  stableqat eval --model quickstart/last_checkpoint --ppl data/text/valid.jsonl.xz --context 512");
   const auto options = std::make_shared<Options>();
   add_model_flags(command, options->model);
+  add_activation_rounding_flag(command, options->model);
   command.get_option("--model")->required(false);  // not for `--tasks list`
   add_task_flags(command, options->tasks);
   command.add_option("--ppl", options->text, "Text (JSON lines or plain; .gz, .xz, .zst), or the prefix of token files")->type_name("FILE");

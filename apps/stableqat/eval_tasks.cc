@@ -38,8 +38,8 @@ void make_folder(const fs::path& folder) {
 
 // Everything that likelihoods depend on.
 nlohmann::json subject_of(const tasks::RunDescription& run, const TaskSet& set) {
-  nlohmann::json subject{
-      {"format", 1}, {"weights", run.fingerprint}, {"precision", run.precision}, {"add_bos", run.bos}, {"max_length", run.max_length}};
+  nlohmann::json subject{{"format", 1},        {"weights", run.fingerprint},   {"precision", run.precision},
+                         {"add_bos", run.bos}, {"max_length", run.max_length}, {"activation_rounding", run.activation_rounding}};
   for (const TaskResult& result : set.tasks()) subject["requests of " + result.task.name] = result.requests_hash;
   return subject;
 }
@@ -85,7 +85,8 @@ void add_task_flags(CLI::App& command, TaskFlags& flags) {
   command.add_option("--max-length", flags.set.max_length, "Tokens that the model sees at most; 0 = its positions [0]")
       ->check(CLI::NonNegativeNumber)
       ->group(kTasks);
-  command.add_option("--tokens-at-once", flags.likelihood.tokens_at_once, "Tokens computed together; more takes more memory")
+  command
+      .add_option("--tokens-at-once", flags.likelihood.tokens_at_once, "Tokens computed together, as far as 512 MB hold their activations")
       ->check(CLI::PositiveNumber)
       ->capture_default_str()
       ->group(kTasks);
@@ -120,6 +121,7 @@ ExitCode run_tasks(const TaskFlags& flags, const ModelFlags& model_flags, Loaded
   tasks::RunDescription run;
   run.model = model_flags.path;
   run.precision = precision_name(model);
+  run.activation_rounding = model_flags.activation_rounding;
   run.bos = bos_name(options.bos);
   run.max_length = options.max_length;
   run.limit = options.requests.limit;

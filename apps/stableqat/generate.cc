@@ -134,6 +134,7 @@ void register_generate(CLI::App& app, Program& program) {
                                   "stableqat generate --model quickstart/last_checkpoint --prompt 'The history of' --max-tokens 40");
   const auto options = std::make_shared<Options>();
   add_model_flags(command, options->model);
+  add_activation_rounding_flag(command, options->model);
   command.add_option("--prompt", options->prompt, "Text to continue; with --chat what the user says")->type_name("TEXT");
   command.add_flag("--chat", options->chat,
                    "Put the prompt into the model's own chat template; without --prompt a turn for each line of standard input");

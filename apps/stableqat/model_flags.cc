@@ -7,6 +7,7 @@
 #include <utility>
 #include <vector>
 
+#include "stableqat/models/activation_rounding.h"
 #include "stableqat/train/settings.h"
 
 namespace stableqat::app {
@@ -19,6 +20,15 @@ CLI::Option* add_choice(CLI::App& command, const std::string& name, T& value, co
   std::string names;
   for (const auto& [spelling, meaning] : spellings) names += (names.empty() ? "" : "|") + spelling;
   return command.add_option(name, value, std::move(help))->transform(CLI::CheckedTransformer(spellings))->type_name(names);
+}
+
+constexpr const char* kLikeLlamaCpp = "llama.cpp";
+
+void set_activation_rounding(const std::string& name, const ModelSource& source, CausalLm& model) {
+  if (name == kLikeLlamaCpp) return round_activations_like_llama_cpp(model, source);
+  for (const ActivationRounding rounding : {ActivationRounding::kQ8_0, ActivationRounding::kQ8_K}) {
+    if (name == activation_rounding_name(rounding)) round_activations(model, rounding);
+  }
 }
 
 }  // namespace
@@ -47,6 +57,14 @@ void add_model_flags(CLI::App& command, ModelFlags& flags) {
   command.add_option("--threads", flags.threads, "0 = all cores [0]");
 }
 
+void add_activation_rounding_flag(CLI::App& command, ModelFlags& flags) {
+  command
+      .add_option("--activation-rounding", flags.activation_rounding,
+                  "Round inputs of linear layers and head to 8 bits, as llama.cpp does for the types in a GGUF file, or all alike [none]")
+      ->check(CLI::IsMember({"none", "q8_0", "q8_k", kLikeLlamaCpp}))
+      ->type_name("none|llama.cpp|q8_0|q8_k");
+}
+
 LoadedModel load_model(const ModelFlags& flags) {
   if (flags.threads > 0) at::set_num_threads(flags.threads);
   auto source = ModelSource::open(flags.path);
@@ -58,6 +76,7 @@ LoadedModel load_model(const ModelFlags& flags) {
   QuantizedModel model(*source, types.master, settings, use_stored_scales);
   model.model().set_compute_dtype(types.compute);
   model.set_code_products(types.products);
+  set_activation_rounding(flags.activation_rounding, *source, model.model());
   return {std::move(source), std::move(tokenizer), std::move(model)};
 }
 

@@ -18,10 +18,14 @@ struct ModelFlags {
   bool has_bits = false;
   TrainConfig::Precision precision = TrainConfig::Precision::kAuto;
   int threads = 0;
+  std::string activation_rounding = "none";  // by add_activation_rounding_flag()
 };
 
 // The flags write into `flags`, which must outlive the command.
 void add_model_flags(CLI::App& command, ModelFlags& flags);
+
+// --activation-rounding, for commands that only compute with the model.
+void add_activation_rounding_flag(CLI::App& command, ModelFlags& flags);
 
 struct LoadedModel {
   std::unique_ptr<ModelSource> source;

@@ -1,5 +1,7 @@
 #include "stableqat/eval/likelihood.h"
 
+#include <c10/core/ScalarType.h>
+
 #include <algorithm>
 #include <string>
 #include <utility>
@@ -78,7 +80,26 @@ class Pack {
   std::vector<std::int64_t> scored_;  // tokens of each request
 };
 
+std::vector<Likelihood> one_by_one(const CausalLm& model, const RequestGroup& group) {
+  std::vector<Likelihood> likelihoods;
+  for (const ScoredTokens& request : group.requests) {
+    Pack pack(model.config().vocab_size);
+    pack.add({{request}});
+    likelihoods.push_back(pack.score(model).front());
+  }
+  return likelihoods;
+}
+
 }  // namespace
+
+std::int64_t activation_bytes(const CausalLm& model) {
+  const ModelConfig& config = model.config();
+  const std::int64_t heads = (config.num_attention_heads + config.num_key_value_heads) * config.head_dim;
+  // In attention the residual, the norm, queries, keys, values, both rotated, what is mixed and projected; in the feed-forward part the
+  // residual and norm of either half, gate, up and their product.
+  const std::int64_t values = 6 * config.hidden_size + std::max(4 * heads, 3 * config.intermediate_size);
+  return values * static_cast<std::int64_t>(c10::elementSize(model.compute_dtype()));
+}
 
 std::int64_t tokens_to_read(const RequestGroup& group) {
   const std::span<const std::int32_t> trunk = input_of(group.requests.front());
@@ -98,14 +119,22 @@ bool score_likelihoods(const CausalLm& model, std::span<const RequestGroup> grou
     tokens.push_back(tokens_to_read(group));
     total += static_cast<std::uint64_t>(tokens.back());
   }
+  const std::int64_t most_tokens = options.bytes_at_once / activation_bytes(model);
+  const std::int64_t tokens_at_once = std::min(options.tokens_at_once, most_tokens);
   std::uint64_t done = 0;
   for (std::size_t first = 0; first < groups.size();) {
     if (stop && stop()) return false;
+    if (tokens[first] > most_tokens) {
+      sink(first, one_by_one(model, groups[first]));
+      done += static_cast<std::uint64_t>(tokens[first++]);
+      if (progress) progress({"evaluation", done, total, "tokens"});
+      continue;
+    }
     Pack pack(model.config().vocab_size);
     std::size_t end = first;
     do {
       pack.add(groups[end++]);
-    } while (end < groups.size() && pack.tokens() + tokens[end] <= options.tokens_at_once);
+    } while (end < groups.size() && pack.tokens() + tokens[end] <= tokens_at_once);
     const std::vector<Likelihood> likelihoods = pack.score(model);
     auto next = likelihoods.begin();
     for (; first < end; ++first) {

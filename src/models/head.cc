@@ -40,17 +40,20 @@ at::Tensor in_float_at_least(const at::Tensor& logits) { return logits.scalar_ty
 class LogitChunks {
  public:
   LogitChunks(const CausalLm& model, std::int64_t rows)
-      : head_(model.head_compute()), products_(at::empty({std::min(kHeadChunkRows, rows), head_.size(0)}, head_.options())) {}
+      : head_(model.head_compute()),
+        rounding_(model.head_input_rounding()),
+        products_(at::empty({std::min(kHeadChunkRows, rows), head_.size(0)}, head_.options())) {}
 
   // hidden [R, C], R at most kHeadChunkRows -> [R, V], float32 at least, valid until the next call.
   at::Tensor operator()(const at::Tensor& hidden) {
     at::Tensor values = products_.narrow(0, 0, hidden.size(0));
-    matmul::forward(hidden, head_, values);
+    matmul::forward(rounded_activations(hidden, rounding_), head_, values);
     return in_float_at_least(values);
   }
 
  private:
   at::Tensor head_;
+  ActivationRounding rounding_;
   at::Tensor products_;
 };
 
@@ -124,10 +127,11 @@ at::Tensor with_last_tokens(const at::Tensor& row_gradient, const at::Tensor& hi
 
 at::Tensor logits(const CausalLm& model, const at::Tensor& hidden) {
   const at::NoGradGuard no_grad;
-  if (model.packed_head() && hidden.size(0) < kernels::kFewRows) {
+  const ActivationRounding rounding = model.head_input_rounding();
+  if (rounding == ActivationRounding::kNone && model.packed_head() && hidden.size(0) < kernels::kFewRows) {
     return model.packed_head()->product(DigitActivations(hidden.contiguous()));
   }
-  return in_float_at_least(matmul::forward(hidden, model.head_compute()));
+  return in_float_at_least(matmul::forward(rounded_activations(hidden, rounding), model.head_compute()));
 }
 
 at::Tensor token_log_probs(const CausalLm& model, const at::Tensor& hidden, const at::Tensor& ids) {

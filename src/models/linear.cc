@@ -14,6 +14,7 @@
 
 #include "models/matmul.h"
 #include "models/tensor_views.h"
+#include "stableqat/base/error.h"
 #include "stableqat/kernels/gemm.h"
 #include "stableqat/models/functional.h"
 #include "stableqat/models/packed_matrix.h"
@@ -204,7 +205,29 @@ std::vector<at::Tensor> packed_products(const at::Tensor& x, Layers layers) {
   return outputs;
 }
 
+bool rounds_inputs(Layers layers) {
+  return std::any_of(layers.begin(), layers.end(), [](const Linear* layer) { return layer->input_rounding != ActivationRounding::kNone; });
+}
+
+// Layer by layer: each may round the input in its own way.
+std::vector<at::Tensor> products_of_rounded(const at::Tensor& x, Layers layers) {
+  if (at::GradMode::is_enabled()) {
+    throw ConfigError({"activation rounding", "gradients", "evaluation only", "round the activations of a model that is not trained"});
+  }
+  std::vector<at::Tensor> outputs;
+  LayerInput rounded(x);
+  ActivationRounding kind = ActivationRounding::kNone;
+  for (const Linear* layer : layers) {
+    if (layer->input_rounding != kind) rounded.value = rounded_activations(x, layer->input_rounding);
+    kind = layer->input_rounding;
+    const std::vector<at::Tensor> weights{layer->weight};
+    outputs.push_back(LinearFunction::apply(rounded.value, at::TensorList(weights), Layers(&layer, 1), rounded).front());
+  }
+  return outputs;
+}
+
 std::vector<at::Tensor> products(const LayerInput& x, Layers layers) {
+  if (rounds_inputs(layers)) return products_of_rounded(x.value, layers);
   if (can_use_packed(x.value, layers)) return packed_products(x.value, layers);
   std::vector<at::Tensor> weights;
   for (const Linear* layer : layers) weights.push_back(layer->weight);

@@ -35,6 +35,7 @@ class GgufSource final : public ModelSource {
   const nlohmann::json& quantization() const noexcept override { return no_quantization_; }
   bool has(const std::string& name) const override { return find(name) != nullptr; }
   std::vector<std::int64_t> shape(const std::string& name) const override { return require(name).shape; }
+  std::optional<GgmlType> ggml_type(const std::string& name) const override { return require(name).type; }
 
   void read(const std::string& name, std::span<float> out) const override {
     file_.dequantize(require(name), out);

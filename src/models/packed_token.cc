@@ -230,7 +230,9 @@ class PackedToken {
 bool can_decode_packed(const ModelConfig& config, std::span<const DecoderLayer> layers) {
   if (config.head_dim % kernels::kPackedRows != 0) return false;
   return std::ranges::all_of(layers, [](const DecoderLayer& layer) {
-    const auto is_packed = [](const Linear* linear) { return linear->packed != nullptr; };
+    const auto is_packed = [](const Linear* linear) {
+      return linear->packed != nullptr && linear->input_rounding == ActivationRounding::kNone;
+    };
     return has_kernels(layer.input_norm) && std::ranges::all_of(std::initializer_list<const Linear*>{&layer.q, &layer.k, &layer.v, &layer.o,
                                                                                                      &layer.gate, &layer.up, &layer.down},
                                                                 is_packed);

@@ -32,6 +32,7 @@ std::vector<Place> places(const TaskDefinition& task, const std::string& split) 
     if (base.empty() || base.is_absolute()) continue;
     if (!task.dataset_name.empty()) result.push_back({base / task.dataset_name, split});
     result.push_back({base, split});
+    result.push_back({base / "data", split});
   }
   return result;
 }

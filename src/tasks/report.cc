@@ -85,8 +85,10 @@ std::string results_table(std::span<const TaskResult> results) {
 json results_json(std::span<const TaskResult> results, const RunDescription& run) {
   json out{{"results", json::object()}, {"group_subtasks", json::object()},   {"configs", json::object()},  {"versions", json::object()},
            {"n-shot", json::object()},  {"higher_is_better", json::object()}, {"n-samples", json::object()}};
-  json own{{"version", run.version},      {"fingerprint", run.fingerprint},  {"add_bos", run.bos},         {"max_length", run.max_length},
-           {"documents", json::object()}, {"requests_hash", json::object()}, {"truncated", json::object()}};
+  json own{{"version", run.version},      {"fingerprint", run.fingerprint},
+           {"add_bos", run.bos},          {"max_length", run.max_length},
+           {"documents", json::object()}, {"requests_hash", json::object()},
+           {"truncated", json::object()}, {"activation_rounding", run.activation_rounding}};
   for (const TaskResult& result : results) {
     const std::string& name = result.task.name;
     json values{{"alias", name}};

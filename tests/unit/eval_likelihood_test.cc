@@ -134,11 +134,14 @@ TEST(ScoreLikelihoods, AgreesWithEachRequestAlone) {
     group.requests.push_back({some_ids(4, 90), 3, false});       // shares nothing
     groups.push_back(group);
   }
-  for (const std::int64_t tokens_at_once : {1, 200, 100000}) {
+  const std::int64_t plenty = std::int64_t{1} << 40;
+  const std::int64_t token = activation_bytes(model);
+  const LikelihoodOptions cases[] = {{1, plenty}, {200, plenty}, {100000, plenty}, {100000, 200 * token}, {1024, 40 * token}, {1024, 1}};
+  for (const LikelihoodOptions& options : cases) {
     std::size_t next = 0;
     std::uint64_t reported = 0;
     EXPECT_TRUE(score_likelihoods(
-        model, groups, {tokens_at_once},
+        model, groups, options,
         [&](std::size_t index, const std::vector<tasks::Likelihood>& likelihoods) {
           EXPECT_EQ(index, next++);
           ASSERT_EQ(likelihoods.size(), groups[index].requests.size());

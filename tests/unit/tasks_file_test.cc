@@ -120,6 +120,9 @@ TEST_F(TaskFolderTest, FindsOurNamesAndTheHubs) {
   EXPECT_THROW(find_split(folder_, task, "test"), DataError);
   write("allenai/ai2_arc/ARC-Easy/test-00000-of-00001.jsonl", "{}");
   EXPECT_EQ(find_split(folder_, task, "test").filename(), "test-00000-of-00001.jsonl");
+  const TaskDefinition without_name = catalog.select(std::vector<std::string>{"sciq"}).front();
+  write("allenai/sciq/data/test-00000-of-00001.parquet", "");
+  EXPECT_EQ(find_split(folder_, without_name, "test"), folder_ / "allenai/sciq/data/test-00000-of-00001.parquet");
   write("arc_easy_test.jsonl.xz", "");
   write("arc_easy_test_of_another.jsonl", "");
   EXPECT_EQ(find_split(folder_, task, "test").filename(), "arc_easy_test.jsonl.xz");

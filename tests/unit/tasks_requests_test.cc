@@ -9,7 +9,9 @@
 
 #include "stableqat/base/error.h"
 #include "stableqat/base/file.h"
+#include "stableqat/tasks/catalog.h"
 #include "stableqat/tasks/comparison.h"
+#include "stableqat/tasks/documents.h"
 #include "stableqat/tasks/encode.h"
 #include "stableqat/tasks/likelihood_log.h"
 #include "stableqat/tasks/requests.h"
@@ -56,7 +58,7 @@ TEST(Requests, LabelsMustNameAChoice) {
 TEST(Requests, FewShotExamplesAreThoseOfTheHarness) {
   for (const json& example : fixture().at("samples")) {
     std::vector<TaskDocument> documents;
-    for (int i = 0; i < example.at("population").get<int>(); ++i) documents.push_back(document_of(i));
+    for (const json& id : example.at("documents")) documents.push_back(document_of(id.get<int>()));
     std::string more = example.at("first_n").get<bool>() ? "fewshot_config: {sampler: first_n}\n" : "";
     if (!example.at("shared_split").get<bool>()) more += "fewshot_split: train\n";
     RequestOptions options;
@@ -67,12 +69,33 @@ TEST(Requests, FewShotExamplesAreThoseOfTheHarness) {
     for (std::size_t i = 0; i < items.size(); ++i) {
       std::string context;
       for (const json& id : example.at("drawn")[i]) context += "Q: " + id.dump() + " yes\n\n";
-      EXPECT_EQ(items[i].requests[0].context, context + "Q: " + std::to_string(i));
+      EXPECT_EQ(items[i].requests[0].context, context + "Q: " + example.at("documents")[i].dump());
     }
   }
   RequestOptions too_many;
   too_many.num_fewshot = 3;
   EXPECT_THROW(build_items(task_of(), {document_of(0)}, {document_of(0), document_of(1)}, too_many), DataError);
+}
+
+// All eight tasks over the documents in data/eval, which stand for the examples as well: every context, continuation, choice and answer.
+TEST(Requests, TextsAreThoseOfTheHarness) {
+  const fs::path folder = fs::temp_directory_path() / ("stableqat_requests_test_" + std::to_string(::getpid()));
+  fs::create_directories(folder);
+  TaskCatalog catalog = TaskCatalog::shipped();
+  for (const TaskDefinition& task : catalog.select(std::vector<std::string>{"stableqat"})) {
+    const fs::path documents = find_split(STABLEQAT_SOURCE_DIR "/data/eval", task, task.evaluated_split());
+    fs::create_symlink(documents, folder / documents.filename());
+    fs::create_symlink(documents, folder / (task.name + "_train.jsonl"));
+  }
+  EXPECT_EQ(fixture().at("requests").size(), 8U * 4U);
+  for (const json& example : fixture().at("requests")) {
+    const TaskDefinition task = catalog.select(std::vector{example.at("task").get<std::string>()}).front();
+    const RequestOptions options{.num_fewshot = example.at("num_fewshot").get<std::int64_t>(),
+                                 .fewshot_seed = example.at("seed").get<std::uint64_t>()};
+    const auto items = build_items(task, read_split(folder, task, task.evaluated_split()), read_split(folder, task, "train"), options);
+    EXPECT_EQ(hash_requests(items), example.at("hash")) << example;
+  }
+  fs::remove_all(folder);
 }
 
 TEST(Requests, HashChangesWithTextsAndAnswers) {

@@ -22,7 +22,12 @@ struct RequestGroup {
 struct LikelihoodOptions {
   // Groups are packed up to about this many tokens: beyond, matrix products gain nothing. What is alive at once grows with it.
   std::int64_t tokens_at_once = 1024;
+  // Fewer where their activations would take more than this; the requests of a group that does are then computed one by one.
+  std::int64_t bytes_at_once = std::int64_t{512} << 20;
 };
+
+// Memory that the activations of one token take at most while it passes through the blocks, in bytes.
+std::int64_t activation_bytes(const CausalLm& model);
 
 // Receives the groups in order, each with one likelihood per request.
 using LikelihoodSink = std::function<void(std::size_t group, std::vector<tasks::Likelihood> likelihoods)>;

@@ -89,6 +89,10 @@ class CausalLm {
   const std::shared_ptr<const PackedMatrix>& packed_head() const noexcept { return head_.packed; }
   void set_packed_head(std::shared_ptr<const PackedMatrix> packed) { head_.packed = std::move(packed); }
 
+  // How the head's input is rounded before products without gradient; blocks have their own (Linear::input_rounding).
+  ActivationRounding head_input_rounding() const noexcept { return head_.input_rounding; }
+  void set_head_input_rounding(ActivationRounding rounding) noexcept { head_.input_rounding = rounding; }
+
   // Whether the gradients of a float32 head and of its input are taken in bf16 where that is an instruction. Off at first.
   void set_bf16_head_gradients(bool on) noexcept { bf16_head_gradients_ = on; }
   bool bf16_head_gradients() const noexcept { return bf16_head_gradients_; }
@@ -123,7 +127,7 @@ class CausalLm {
   at::Tensor head_compute_;  // compute copy of a tied head
   std::vector<DecoderLayer> layers_;
   at::Tensor norm_;
-  Linear head_;  // undefined weight when tied; packed may be there
+  Linear head_;  // undefined weight when tied; packed and input_rounding may be there
   bool bf16_head_gradients_ = false;
   bool recompute_inputs_ = false;
 };

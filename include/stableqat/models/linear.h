@@ -8,6 +8,8 @@
 #include <memory>
 #include <vector>
 
+#include "stableqat/models/activation_rounding.h"
+
 namespace stableqat {
 
 class PackedMatrix;
@@ -28,6 +30,8 @@ struct Linear {
   at::Tensor step;                             // [N, G] float32
   std::shared_ptr<const PackedMatrix> packed;  // w_q, if products of a few rows without gradient shall be taken from it
   bool integer = false;                        // CodeProducts::kInteger; takes G = 1
+  // Of the input, before products without gradient; those are not taken from `packed` then, which rounds in its own way.
+  ActivationRounding input_rounding = ActivationRounding::kNone;
 };
 
 // The input of layers with what backward needs to have it again.
@@ -66,7 +70,7 @@ struct LayerInput {
 // Integer products: x is rounded to 16 bits a value (two int8 digits) relative to the largest of its row, and so is
 // the gradient of y times `step`; the sums are exact. The weight gradient is taken from the rounded x, in bf16 where that is an
 // instruction, else in fp32. Not thread-safe for layers whose gradient is taken. Throws EnvironmentError when memory
-// runs out.
+// runs out, ConfigError for rounded inputs while gradients are recorded.
 std::vector<at::Tensor> linear(const LayerInput& x, std::initializer_list<const Linear*> layers);
 at::Tensor linear(const LayerInput& x, const Linear& layer);
 

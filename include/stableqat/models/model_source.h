@@ -6,10 +6,12 @@
 #include <filesystem>
 #include <memory>
 #include <nlohmann/json_fwd.hpp>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
 
+#include "stableqat/io/ggml_types.h"
 #include "stableqat/models/model_config.h"
 
 namespace stableqat {
@@ -35,6 +37,9 @@ class ModelSource {
   // Decodes a whole tensor to fp32; `out` holds all its elements. Rows of q and k are in Hugging Face order (GGUF's permutation undone).
   // Throws DataError when the tensor is absent or its type cannot be decoded.
   virtual void read(const std::string& name, std::span<float> out) const = 0;
+
+  // The type in which a GGUF file holds a tensor; nullopt for other forms of models. Throws DataError when the tensor is absent.
+  virtual std::optional<GgmlType> ggml_type(const std::string& /*name*/) const { return std::nullopt; }
 };
 
 }  // namespace stableqat

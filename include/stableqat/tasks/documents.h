@@ -10,7 +10,7 @@
 namespace stableqat::tasks {
 
 // The file that holds `split` of the task's data below `data_dir`, the first of
-//   TASK_SPLIT, NAME_SPLIT, PATH/NAME/SPLIT*, PATH/SPLIT*, LAST/NAME/SPLIT*, LAST/SPLIT*
+//   TASK_SPLIT, NAME_SPLIT, PATH/NAME/SPLIT*, PATH/SPLIT*, PATH/data/SPLIT*, and the last three with LAST in place of PATH
 // with .jsonl, .json, .ndjson or .txt, perhaps .gz, .xz or .zst, or with .parquet. NAME and PATH are the task's dataset_name and dataset_path as the Hub
 // has them, LAST is PATH's last part; SPLIT* also matches SPLIT-00000-of-00001. Throws DataError that lists the places.
 std::filesystem::path find_split(const std::filesystem::path& data_dir, const TaskDefinition& task, const std::string& split);

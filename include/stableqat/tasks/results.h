@@ -63,7 +63,8 @@ struct RunDescription {
   std::string model;
   std::string precision;    // "float32", ...
   std::string fingerprint;  // of the weights
-  std::string bos;          // "auto", "on", "off"
+  std::string activation_rounding = "none";
+  std::string bos;  // "auto", "on", "off"
   std::int64_t max_length = 0;
   std::uint64_t limit = 0;
   std::uint64_t fewshot_seed = 0;
