@@ -16,8 +16,10 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import urllib.request
 from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tools"))
+from llama_server import LlamaServer  # noqa: E402
 
 PROMPT_TOKENS = 32
 
@@ -33,22 +35,12 @@ def time_ours(program, path, arguments):
 
 def worker(path, tokens, repeats, threads):
     """llama.cpp in this process: prints milliseconds of a token, one number for each repetition."""
-    import xllamacpp
-
-    params = xllamacpp.CommonParams()
-    params.model.path = path
-    params.n_ctx = 2048
-    params.n_parallel = 1
-    params.cpuparams.n_threads = threads
-    params.warmup = True
-    server = xllamacpp.Server(params)
+    server = LlamaServer(path, threads, warmup=True)
     prompt = [100 + 37 * i for i in range(PROMPT_TOKENS)]
 
     def complete():
         body = {"prompt": prompt, "n_predict": tokens, "temperature": 0, "ignore_eos": True, "cache_prompt": False}
-        request = urllib.request.Request(server.listening_address + "/completion", json.dumps(body).encode(), {"Content-Type": "application/json"})
-        with urllib.request.urlopen(request, timeout=600) as answer:
-            timings = json.load(answer)["timings"]
+        timings = server.post("/completion", body)["timings"]
         if timings["predicted_n"] != tokens:
             raise RuntimeError(f"llama.cpp predicted {timings['predicted_n']} tokens instead of {tokens}")
         return timings["predicted_per_token_ms"]

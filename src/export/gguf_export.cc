@@ -109,9 +109,13 @@ void set_architecture(GgufWriter& writer, const ModelConfig& config) {
   writer.set(prefix + "rope.freq_base", static_cast<float>(config.rope_theta));
 }
 
-// Llama 3's scaling has no keys: the file holds what each frequency is divided by.
+// Llama 3's scaling has no keys: the file holds what each frequency is divided by. The numbers behind it are for our reader.
 void add_rope_divisors(GgufWriter& writer, const ModelConfig& config) {
   if (!config.rope_scaling) return;
+  writer.set("stableqat.rope.scaling.low_freq_factor", static_cast<float>(config.rope_scaling->low_freq_factor));
+  writer.set("stableqat.rope.scaling.high_freq_factor", static_cast<float>(config.rope_scaling->high_freq_factor));
+  writer.set("stableqat.rope.scaling.original_context_length",
+             static_cast<std::uint32_t>(config.rope_scaling->original_max_position_embeddings));
   const std::int64_t half = config.head_dim / 2;
   std::vector<float> divisors;
   for (std::int64_t i = 0; i < half; ++i) {

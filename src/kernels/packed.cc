@@ -17,11 +17,18 @@ void put_level(int bits, std::int64_t row, std::int64_t column, unsigned level, 
     tile[byte] = static_cast<std::uint8_t>(tile[byte] | value << shift);
   };
   switch (bits) {
-    case 3:
-      set(64 + 8 * row + column / 8, column % 8, level >> 2);
-      [[fallthrough]];
     case 2:
-      set(column, 2 * row, level & 3U);
+      set(column, 2 * row, level);
+      break;
+    case 3:
+      if (row < 2) {
+        set(column, 3 * row, level);
+      } else if (row == 2) {
+        set(column, 6, level & 3U);
+        set(64 + column % 32, column / 32 * 4 + 3, level >> 2);
+      } else {
+        set(64 + column % 32, column / 32 * 4, level);
+      }
       break;
     case 4:
       set(row / 2 * kPackedColumns + column, 4 * (row % 2), level);

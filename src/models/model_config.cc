@@ -249,7 +249,7 @@ double meant_decimal(double stored) {
 }
 
 // Llama-3.x files hold the divisors of the frequencies (rope_freqs.weight) instead of the numbers that they follow from. All models of that
-// kind share three of the four numbers; the fourth is the largest divisor.
+// kind share three of the four numbers, unless keys of our own say otherwise; the fourth is the largest divisor.
 std::optional<RopeScaling> rope_scaling_from_gguf(const GgufFile& file, const ModelConfig& config) {
   const GgufTensor* tensor = file.find_tensor("rope_freqs.weight");
   if (tensor == nullptr) return std::nullopt;
@@ -261,12 +261,21 @@ std::optional<RopeScaling> rope_scaling_from_gguf(const GgufFile& file, const Mo
   std::vector<float> divisors(half);
   file.dequantize(*tensor, divisors);
   RopeScaling scaling;
+  scaling.low_freq_factor = file.get_float("stableqat.rope.scaling.low_freq_factor").value_or(scaling.low_freq_factor);
+  scaling.high_freq_factor = file.get_float("stableqat.rope.scaling.high_freq_factor").value_or(scaling.high_freq_factor);
+  scaling.original_max_position_embeddings =
+      file.get_int("stableqat.rope.scaling.original_context_length").value_or(scaling.original_max_position_embeddings);
   scaling.factor = static_cast<double>(*std::max_element(divisors.begin(), divisors.end()));
+  if (!(scaling.low_freq_factor > 0 && scaling.high_freq_factor > scaling.low_freq_factor &&
+        scaling.original_max_position_embeddings > 0)) {
+    throw DataError({file.path().string() + ", keys stableqat.rope.scaling", "factors that are not in order",
+                     "0 < low < high, a context above 0", "export the model again"});
+  }
   for (std::size_t i = 0; i < half; ++i) {
     const double plain = std::pow(config.rope_theta, -static_cast<double>(i) / static_cast<double>(half));
     const double expected = plain / scaling.scaled(plain);
     constexpr double kRounding = 4 * std::numeric_limits<float>::epsilon();  // the file keeps fp32
-    if (std::abs(static_cast<double>(divisors[i]) - expected) > kRounding * expected) {
+    if (!(std::abs(static_cast<double>(divisors[i]) - expected) <= kRounding * expected)) {
       throw DataError({where, "divisors that are not those of Llama 3's scaling", "those, or no such tensor",
                        "load the Hugging Face directory of this model instead"});
     }

@@ -70,9 +70,8 @@ class CompressedTensorsLayers final : public PackedLayers {
     check_room(layer, size[0], size[1], out);
     const auto rows = static_cast<std::size_t>(size[0]);
     const auto columns = static_cast<std::size_t>(size[1]);
-    const auto scale_shape = group_shape(layer, size);
-    const std::vector<float> scales = floats(layer + ".weight_scale", scale_shape);
-    const auto groups = static_cast<std::size_t>(scale_shape[1]);
+    const std::vector<float> scales = row_steps(layer, size);
+    const std::size_t groups = scales.size() / std::max<std::size_t>(rows, 1);
     const std::vector<std::uint8_t> zeros = zero_points(layer, rows, groups);
     const StoredTensor codes = require(layer + ".weight_packed");
     const auto words = static_cast<std::size_t>(codes.shape[1]);
@@ -88,7 +87,7 @@ class CompressedTensorsLayers final : public PackedLayers {
 
   std::optional<std::vector<float>> steps(const std::string& layer) const override {
     if (!settings_.symmetric) return std::nullopt;
-    return floats(layer + ".weight_scale", group_shape(layer, shape(layer)));
+    return row_steps(layer, shape(layer));
   }
 
  private:
@@ -120,14 +119,6 @@ class CompressedTensorsLayers final : public PackedLayers {
       unpack_codes(words.subspan(4 * (first / per_word), 4), settings_.bits,
                    codes.subspan(first, std::min(per_word, codes.size() - first)));
     }
-  }
-
-  std::vector<std::int64_t> group_shape(const std::string& layer, const std::vector<std::int64_t>& size) const {
-    const std::string name = layer + ".weight_scale";
-    const StoredTensor scale = require(name);
-    if (scale.shape.size() != 2) fail(name, std::to_string(scale.shape.size()) + " dimensions", "2");
-    columns_per_scale(size[1], scale.shape[1], name);
-    return {size[0], scale.shape[1]};
   }
 
   // The unsigned code of zero for each scale: 2^(bits-1), or that of "<layer>.weight_zero_point", packed down the rows.

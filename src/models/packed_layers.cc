@@ -64,12 +64,15 @@ void PackedLayers::check_room(const std::string& layer, std::int64_t rows, std::
                      std::to_string(rows) + " x " + std::to_string(columns), ""});
 }
 
-std::int64_t columns_per_scale(std::int64_t columns, std::int64_t groups, const std::string& where) {
-  if (groups < 1 || columns % groups != 0) {
-    throw DataError({where, std::to_string(groups) + " scales for " + std::to_string(columns) + " columns", "equal groups of columns",
-                     "export or download the model again"});
+std::vector<float> PackedLayers::row_steps(const std::string& layer, const std::vector<std::int64_t>& size) const {
+  const std::string name = layer + ".weight_scale";
+  const StoredTensor stored = require(name);
+  if (stored.shape.size() != 2) fail(name, std::to_string(stored.shape.size()) + " dimensions", "2");
+  const std::int64_t groups = stored.shape[1];
+  if (groups < 1 || size[1] % groups != 0) {
+    fail(name, std::to_string(groups) + " scales for " + std::to_string(size[1]) + " columns", "equal groups of columns");
   }
-  return columns / groups;
+  return floats(name, {size[0], groups});
 }
 
 }  // namespace stableqat

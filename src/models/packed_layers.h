@@ -50,6 +50,8 @@ class PackedLayers {
   // The tensor, which must have this shape and one of these types.
   StoredTensor require(const std::string& name, const std::vector<std::int64_t>& shape, std::initializer_list<DType> dtypes) const;
   std::vector<float> floats(const std::string& name, const std::vector<std::int64_t>& shape) const;
+  // "<layer>.weight_scale" of a layer [N, M]: its steps [N, G], for equal groups of columns.
+  std::vector<float> row_steps(const std::string& layer, const std::vector<std::int64_t>& size) const;
   [[noreturn]] void fail(const std::string& name, const std::string& found, const std::string& expected) const;
   void check_room(const std::string& layer, std::int64_t rows, std::int64_t columns, std::span<float> out) const;
 
@@ -64,8 +66,5 @@ std::unique_ptr<PackedLayers> open_gptq(const nlohmann::json& config, FindTensor
 // Ours: "<layer>.weight_packed" U8 [N, ceil(M * bits / 8)], the grid's indices densely packed row by row, and "<layer>.weight_scale" F16 or
 // F32 [N, G], the step.
 std::unique_ptr<PackedLayers> open_own_packed(const CodeGrid& grid, FindTensor find, const std::string& where);
-
-// A group strategy's sizes: columns per scale for G scales in M columns. Throws DataError when they do not divide.
-std::int64_t columns_per_scale(std::int64_t columns, std::int64_t groups, const std::string& where);
 
 }  // namespace stableqat

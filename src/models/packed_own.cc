@@ -33,7 +33,7 @@ class OwnPackedLayers final : public PackedLayers {
     check_room(layer, size[0], size[1], out);
     const auto rows = static_cast<std::size_t>(size[0]);
     const auto columns = static_cast<std::size_t>(size[1]);
-    const std::vector<float> scales = all_steps(layer, size);
+    const std::vector<float> scales = row_steps(layer, size);
     const std::size_t groups = scales.size() / std::max<std::size_t>(rows, 1);
     const auto bytes = require(layer + ".weight_packed").bytes;
     const std::size_t row_bytes = bytes.size() / std::max<std::size_t>(rows, 1);
@@ -47,17 +47,9 @@ class OwnPackedLayers final : public PackedLayers {
     }
   }
 
-  std::optional<std::vector<float>> steps(const std::string& layer) const override { return all_steps(layer, shape(layer)); }
+  std::optional<std::vector<float>> steps(const std::string& layer) const override { return row_steps(layer, shape(layer)); }
 
  private:
-  std::vector<float> all_steps(const std::string& layer, const std::vector<std::int64_t>& size) const {
-    const std::string name = layer + ".weight_scale";
-    const StoredTensor stored = require(name);
-    if (stored.shape.size() != 2) fail(name, std::to_string(stored.shape.size()) + " dimensions", "2");
-    columns_per_scale(size[1], stored.shape[1], name);
-    return floats(name, {size[0], stored.shape[1]});
-  }
-
   CodeGrid grid_;
 };
 

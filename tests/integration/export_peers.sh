@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Exported files of SmolLM2-135M, read by programs that are not ours. Exit code 77 (skipped) without the model or tools/requirements.txt.
-# Usage: export_peers.sh PROGRAM formats|llama        STABLEQAT_PYTHON names the Python that has the packages (default: python3)
+# Usage: export_peers.sh PROGRAM formats|llama|architectures        STABLEQAT_PYTHON names the Python that has the packages (default: python3)
 set -euo pipefail
 
 program=$1
@@ -12,7 +12,7 @@ skip() {
   echo "skipped: $*"
   exit 77
 }
-[[ -f "${STABLEQAT_TEST_MODEL:-}" ]] || skip "STABLEQAT_TEST_MODEL names no model"
+[[ $what == architectures || -f "${STABLEQAT_TEST_MODEL:-}" ]] || skip "STABLEQAT_TEST_MODEL names no model"
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
 
@@ -55,8 +55,12 @@ compare_llama() {
   done
 }
 
+# A tiny model of each architecture.
+compare_architectures() { "$python" "$tools/compare_architectures.py" --program "$program"; }
+
 case "$what" in
   formats) compare_formats ;;
   llama) compare_llama ;;
+  architectures) compare_architectures ;;
   *) echo "export_peers.sh: unknown comparison $what" >&2 && exit 2 ;;
 esac

@@ -127,6 +127,54 @@ TEST_F(ExportTest, ForeignSymmetricFoldersAreReadAsCodes) {
   }
 }
 
+// One zero point that is not the middle makes a layer asymmetric, and the model one of plain weights.
+TEST_F(ExportTest, ForeignAsymmetricFoldersAreReadAsWeights) {
+  const auto original = model(testing::tiny_config(), settings_of(4));
+  export_to_file(exportable(*original), options(ExportFormat::kGptq, "folder"));
+  forget_settings(folder_ / "folder");
+  const std::string name = "model.layers.1.self_attn.o_proj";
+  const fs::path path = folder_ / "folder/model.safetensors";
+  std::string bytes = read_text_file(path);
+  bytes.at(SafetensorsFile(path).tensor(name + ".qzeros").offset) = 0x76;  // row 0: 6 is stored, zero is 7
+  write_text_file(path, bytes);
+  const auto source = ModelSource::open(folder_ / "folder");
+  EXPECT_FALSE(stored_quantization(*source));
+  const QuantizedWeight& weight = original->weights()[10];
+  ASSERT_EQ(weight.name(), name);
+  at::Tensor expected = weight.dequantized().clone();
+  expected.select(0, 0).add_(weight.step().select(0, 0));  // codes count from one level lower
+  std::vector<float> found(static_cast<std::size_t>(expected.numel()));
+  source->read(name + ".weight", found);
+  for (std::size_t i = 0; i < found.size(); ++i) ASSERT_NEAR(found[i], expected.data_ptr<float>()[i], 1e-6) << i;
+  const QuantizedModel plain(*source, at::kFloat, stored_quantization(*source));
+  EXPECT_TRUE(plain.weights().empty());
+}
+
+// Rows of 72 columns end within a word of 32 bits, and at 3 bits within a byte of eight codes.
+TEST_F(ExportTest, RowsThatEndWithinAWord) {
+  ModelConfig config = testing::tiny_config();
+  config.hidden_size = 72;
+  config.head_dim = 18;
+  config.intermediate_size = 132;
+  for (const int bits : {2, 3, 4}) {
+    SCOPED_TRACE(bits);
+    const auto original = model(config, settings_of(bits));
+    for (const ExportFormat format : {ExportFormat::kCompressedTensors, ExportFormat::kPacked}) {
+      EXPECT_EQ(export_to_file(exportable(*original), options(format, "folder")).differing(), 0u);
+      expect_same_weights(*original, *load(folder_ / "folder"));
+      const SafetensorsFile file(folder_ / "folder/model.safetensors");
+      const std::int64_t unit = format == ExportFormat::kPacked ? 8 : 32;
+      EXPECT_EQ(file.tensor("model.layers.0.mlp.up_proj.weight_packed").shape,
+                (std::vector<std::int64_t>{132, (72 * bits + unit - 1) / unit}));
+      EXPECT_EQ(file.tensor("model.layers.0.mlp.down_proj.weight_packed").shape,
+                (std::vector<std::int64_t>{72, (132 * bits + unit - 1) / unit}));
+    }
+  }
+  const auto original = model(config, settings_of(4));
+  expect_error<ConfigError>({"72 x 72", "multiples of 32"},
+                            [&] { export_to_file(exportable(*original), options(ExportFormat::kGptq, "gptq")); });
+}
+
 TEST_F(ExportTest, QuantizationConfigsSayWhatLoadersAskFor) {
   const auto original = model(testing::tiny_config(), settings_of(3, QuantizerKind::kLsq, 32));
   export_to_file(exportable(*original), options(ExportFormat::kCompressedTensors, "ct"));

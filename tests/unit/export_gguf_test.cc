@@ -1,5 +1,7 @@
 // The proof inside export_to_file() reads every file back by the reader that is tested against llama.cpp's own writer, so that a report
 // without differences is the test; what can go wrong beside the weights is looked at here.
+#include <cstring>
+#include <limits>
 #include <nlohmann/json.hpp>
 
 #include "export/formats.h"
@@ -77,11 +79,13 @@ TEST_F(ExportTest, GgufOfOtherArchitectures) {
   biased.attention_qkv_bias = biased.attention_output_bias = true;
   ModelConfig llama3 = testing::tiny_config();
   llama3.rope_scaling = RopeScaling{.factor = 32};
+  ModelConfig rescaled = testing::tiny_config();
+  rescaled.rope_scaling = RopeScaling{.factor = 4, .low_freq_factor = 2, .high_freq_factor = 8, .original_max_position_embeddings = 64};
   ModelConfig smollm3 = testing::tiny_config();
   smollm3.model_type = "smollm3";
   smollm3.num_hidden_layers = 5;
   smollm3.layers_without_rope = {3};
-  for (const ModelConfig& config : {qwen2, qwen3, mistral, biased, llama3, smollm3}) {
+  for (const ModelConfig& config : {qwen2, qwen3, mistral, biased, llama3, rescaled, smollm3}) {
     SCOPED_TRACE(config.model_type);
     const auto quantized = model(config, settings_of(4));
     const ExportReport report = export_to_file(exportable(*quantized), options(ExportFormat::kGguf, "a.gguf"));
@@ -93,6 +97,28 @@ TEST_F(ExportTest, GgufOfOtherArchitectures) {
     EXPECT_EQ(file.find_tensor("blk.0.attn_q_norm.weight") != nullptr, config.qk_norm);
     EXPECT_EQ(file.find_tensor("rope_freqs.weight") != nullptr, config.rope_scaling.has_value());
   }
+}
+
+TEST_F(ExportTest, GgufRotationsThatMakeNoSenseAreRefused) {
+  ModelConfig config = testing::tiny_config();
+  config.rope_scaling = RopeScaling{.factor = 4, .low_freq_factor = 2, .high_freq_factor = 8, .original_max_position_embeddings = 64};
+  const auto quantized = model(config, settings_of(4));
+  const fs::path path = folder_ / "a.gguf";
+  export_to_file(exportable(*quantized), options(ExportFormat::kGguf, "a.gguf"));
+  const std::string original = read_text_file(path);
+  const auto refused = [&](std::size_t place, float value, const std::vector<std::string>& parts) {
+    std::string text = original;
+    std::memcpy(text.data() + place, &value, sizeof value);
+    write_text_file(path, text);
+    expect_error<DataError>(parts, [&] { ModelSource::open(path); });
+  };
+  const std::string key = "stableqat.rope.scaling.high_freq_factor";
+  const std::size_t high = original.find(key) + key.size() + 4;  // behind the value's type
+  const std::size_t divisors = GgufFile(path).find_tensor("rope_freqs.weight")->offset;
+  const float nan = std::numeric_limits<float>::quiet_NaN();
+  for (const float value : {2.0F, 1.0F, nan}) refused(high, value, {"stableqat.rope.scaling", "not in order"});
+  refused(high, 9.0F, {"rope_freqs.weight", "not those"});
+  for (const float value : {nan, 0.0F, -1.0F, 5.0F}) refused(divisors, value, {"rope_freqs.weight", "not those"});
 }
 
 TEST_F(ExportTest, GgufMetadataIsWhatLlamaCppAsksFor) {

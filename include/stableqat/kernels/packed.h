@@ -2,7 +2,7 @@
 // the time there is.
 //
 // A row of activations is rounded to integers of 15 bits, relative to its largest value, each held as two int8 digits (128 * high + low).
-// Products with the unsigned levels of the weights are exact integers; every sum of a group of columns is turned to float and scaled once.
+// Products with the unsigned levels of the weights are exact integers; the sum of a group of columns is turned to float and scaled once.
 // The same bits come out on every instruction set and with any number of threads. OpenMP threads share the work. Thread-safe.
 #pragma once
 
@@ -14,7 +14,8 @@ namespace stableqat::kernels {
 
 // A tile holds kPackedRows rows of kPackedColumns levels in 32 * bits bytes:
 //   2 bits: byte j has the levels of column j, row r in bits 2r and 2r + 1;
-//   3 bits: the lower two bits like that, then for each row 64 bits with the third, column j in bit j (little-endian);
+//   3 bits: byte j has rows 0 (bits 0 to 2) and 1 (3 to 5) of column j, and the lower two bits of row 2 (6 and 7); byte 64 + j, j < 32, has
+//           row 3 and the third bit of row 2 of column j in its low half, those of column j + 32 in its high half;
 //   4 bits: bytes j of the first 64 have rows 0 (low half) and 1, those of the second 64 rows 2 and 3;
 //   8 bits: row after row.
 // Tiles of the same rows follow each other; edges are filled with level 0.
@@ -53,11 +54,12 @@ constexpr PackedWeight packed_rows(PackedWeight w, std::int64_t first, std::int6
 struct DigitRows {
   std::int8_t* high = nullptr;           // [m, digit_stride()]
   std::int8_t* low = nullptr;            // the same
-  std::int32_t* partial_sums = nullptr;  // [m, partial_sum_stride()]: of the integers, four columns each
+  std::int32_t* partial_sums = nullptr;  // [m, partial_sum_stride()]: of the integers, kSummedColumns columns each
   float* scale = nullptr;                // [m]
 };
 constexpr std::int64_t digit_stride(std::int64_t columns) noexcept { return packed_tiles(columns) * kPackedColumns; }
-constexpr std::int64_t partial_sum_stride(std::int64_t columns) noexcept { return digit_stride(columns) / 4; }
+inline constexpr std::int64_t kSummedColumns = 32;  // of the smallest group
+constexpr std::int64_t partial_sum_stride(std::int64_t columns) noexcept { return digit_stride(columns) / kSummedColumns; }
 
 struct PackedKernels {
   // x [m, columns], dense -> rows. A row whose largest value is below kSmallestRow (gemm.h) becomes zeros; one with NaN or infinity gets

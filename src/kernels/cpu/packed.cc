@@ -33,10 +33,11 @@ void round_row(std::int64_t columns, const float* x, std::int8_t* high, std::int
   }
   const std::int64_t tiles = packed_tiles(columns);
   for (std::int64_t j = count; j < tiles * kPackedColumns; ++j) high[j] = low[j] = 0;
-  const Levels ones = Levels{} + std::uint8_t{1};
-  for (std::int64_t j = 0; j < tiles * kPackedColumns; j += kPartColumns) {
-    const Ints highs = add_small_products(Ints{}, ones, load<Digits>(high + j));
-    store(partial_sums + j / 4, add_small_products(highs * 128, ones, load<Digits>(low + j)));
+  for (std::int64_t block = 0; block < partial_sum_stride(columns); ++block) {
+    std::int32_t sum = 0;
+#pragma omp simd reduction(+ : sum)
+    for (std::int64_t j = block * kSummedColumns; j < (block + 1) * kSummedColumns; ++j) sum += 128 * high[j] + low[j];
+    partial_sums[block] = sum;
   }
 }
 
@@ -49,130 +50,131 @@ void round_to_digits(std::int64_t m, std::int64_t columns, const float* x, const
   }
 }
 
-// What four rows of the weight give with one row of activations, in the columns of a part.
-class TileRowSums {
- public:
-  template <int kBits>
-  void add(const Levels (&levels)[kRows], Digits high, Digits low, Ints partial_sums) {
-    x_ += partial_sums;
-    for (int r = 0; r < kRows; ++r) {
-      high_[r] = kBits == 8 ? add_products(high_[r], levels[r], high) : add_small_products(high_[r], levels[r], high);
-      low_[r] = kBits == 8 ? add_products(low_[r], levels[r], low) : add_small_products(low_[r], levels[r], low);
-    }
-  }
-
-  // Scales what was added since the last call.
-  void scale(const PackedWeight& w, const Floats (&steps)[kRows]) {
-    const Floats lowest = __builtin_convertvector(x_, Floats) * w.lowest;
-    x_ = Ints{};
-    for (int r = 0; r < kRows; ++r) {
-      const Ints whole = high_[r] * 128 + low_[r];
-      sum_[r] += (__builtin_convertvector(whole, Floats) * w.level_step + lowest) * steps[r];
-      high_[r] = low_[r] = Ints{};
-    }
-  }
-
-  Floats sum(std::int64_t row) const { return sum_[row]; }
-
- private:
-  Ints x_{};
-  Ints high_[kRows] = {};
-  Ints low_[kRows] = {};
-  Floats sum_[kRows] = {};
-};
-
-// The steps of a weight's rows, for the columns of one register. Groups are a power of two of columns, or all.
-class Steps {
- public:
-  explicit Steps(const PackedWeight& w)
-      : step_(w.step),
-        group_(w.group),
-        groups_(w.columns / w.group),
-        group_bits_(w.group == w.columns ? 63 : __builtin_ctzll(static_cast<std::uint64_t>(w.group))),
-        halves_(w.group < kPartColumns) {}
-
-  // Tiles that may be summed before they are scaled: those of a group, as long as 255 * 127 * 128 * 4 for each stay an int32.
-  std::int64_t tiles_at_once() const {
-    constexpr std::int64_t kMost = 128;
-    const std::int64_t tiles = packed_tiles(group_);
-    return tiles < kMost ? tiles : kMost;
-  }
-
-  Floats at(std::int64_t row, std::int64_t column) const {
-    const std::int64_t group = column >> group_bits_;
-    const float* steps = step_ + row * groups_ + group;
-    Floats lanes = broadcast(steps[0]);
-    if (halves_ && group + 1 < groups_) {  // AVX-512 with 32 columns a group
-      for (int lane = kWidth / 2; lane < kWidth; ++lane) lanes[lane] = steps[1];
-    }
-    return lanes;
-  }
-
- private:
-  const float* step_;
-  std::int64_t group_;
-  std::int64_t groups_;
-  int group_bits_;
-  bool halves_;
-};
-
 typedef float Four __attribute__((vector_size(16)));
 typedef std::int32_t FourInts __attribute__((vector_size(16)));
 
-// The sum of each row's lanes, added in the same order whatever a register's width.
-Four row_totals(const float (&lanes)[kRows][16]) {
-  static_assert(kRows == 4 && kParts * kWidth == 16);
-  Four rows[kRows];
-  for (int r = 0; r < kRows; ++r) {
-    const auto quarter = [&lanes, r](int i) { return load<Four>(lanes[r] + 4 * i); };
-    rows[r] = (quarter(0) + quarter(2)) + (quarter(1) + quarter(3));
+// What the columns of some tiles add up to, row by row: lane l has columns 4 l .. 4 l + 3 of every tile.
+using Lanes = std::int32_t[kRows][16];
+
+template <int kBits>
+void sum_tiles(const std::uint8_t* tiles, std::int64_t count, const std::int8_t* high, const std::int8_t* low, Lanes& lanes) {
+  for (int part = 0; part < kParts; ++part) {
+    DigitSums<kBits> sums[kRows];
+    for (std::int64_t tile = 0; tile < count;) {
+      const std::int64_t most = tile + DigitSums<kBits>::kTilesBeforeSettling;
+      const std::int64_t settling = most < count ? most : count;
+      for (; tile < settling; ++tile) {
+        Levels levels[kRows];
+        unpack_tile<kBits>(tiles + tile * (32 * kBits), part, levels);
+        const std::int64_t column = tile * kPackedColumns + part * kPartColumns;
+        for (int r = 0; r < kRows; ++r) sums[r].add(levels[r], load<Digits>(high + column), load<Digits>(low + column));
+      }
+      for (int r = 0; r < kRows; ++r) sums[r].settle();
+    }
+    for (int r = 0; r < kRows; ++r) store(lanes[r] + part * kWidth, sums[r].take());
   }
+}
+
+// The sums of four vectors' elements.
+FourInts transposed_sums(const FourInts (&rows)[kRows]) {
   constexpr FourInts kFirst{0, 4, 1, 5}, kSecond{2, 6, 3, 7}, kLower{0, 1, 4, 5}, kUpper{2, 3, 6, 7};
-  const Four two = __builtin_shuffle(rows[0], rows[1], kFirst) + __builtin_shuffle(rows[0], rows[1], kSecond);
-  const Four other = __builtin_shuffle(rows[2], rows[3], kFirst) + __builtin_shuffle(rows[2], rows[3], kSecond);
+  const FourInts two = __builtin_shuffle(rows[0], rows[1], kFirst) + __builtin_shuffle(rows[0], rows[1], kSecond);
+  const FourInts other = __builtin_shuffle(rows[2], rows[3], kFirst) + __builtin_shuffle(rows[2], rows[3], kSecond);
   return __builtin_shuffle(two, other, kLower) + __builtin_shuffle(two, other, kUpper);
+}
+
+// The totals of the rows, of the `count` lanes from the first one on; they must stay an int32, but for 8 bits.
+template <int kBits>
+Four row_totals(const Lanes& lanes, int first, int count) {
+  FourInts rows[kRows] = {};
+  FourInts upper_rows[kRows] = {};
+  for (int r = 0; r < kRows; ++r) {
+    for (int lane = first; lane < first + count; lane += 4) {
+      const FourInts values = load<FourInts>(lanes[r] + lane);
+      rows[r] += kBits == 8 ? values & 0xffff : values;
+      if constexpr (kBits == 8) upper_rows[r] += values >> 16;
+    }
+  }
+  const Four totals = __builtin_convertvector(transposed_sums(rows), Four);
+  if constexpr (kBits < 8) return totals;
+  return totals + __builtin_convertvector(transposed_sums(upper_rows), Four) * 65536.0F;
+}
+
+// Tiles that may be summed at once: 15 * 127 * 128 * 64 (of 4 bits and all lanes) or 255 * 127 * 128 * 4 (of 8 bits and a lane) for each
+// stay an int32.
+constexpr std::int64_t kTilesAtOnce = 128;
+
+// Four rows of a packed weight.
+struct TileRow {
+  TileRow(const PackedWeight& weight, std::int64_t first, std::int64_t tile_bytes)
+      : w(weight),
+        first_row(first),
+        rows(weight.rows - first < kPackedRows ? weight.rows - first : kPackedRows),
+        groups(weight.columns / weight.group),
+        tiles(weight.tiles + first / kPackedRows * packed_tiles(weight.columns) * tile_bytes) {}
+
+  Four steps(std::int64_t group) const {
+    const float* step = w.step + first_row * groups + group;
+    if (groups == 1 && rows == kPackedRows) return load<Four>(step);
+    Four result{};
+    for (std::int64_t r = 0; r < rows; ++r) result[r] = step[r * groups];
+    return result;
+  }
+
+  // What columns of one group add to the result: their products with the levels, and their own sum.
+  Four scaled(Four totals, std::int32_t x_sum, std::int64_t group) const {
+    return (totals * w.level_step + static_cast<float>(x_sum) * w.lowest) * steps(group);
+  }
+
+  const PackedWeight& w;
+  std::int64_t first_row, rows, groups;
+  const std::uint8_t* tiles;
+};
+
+std::int32_t sum_of(const std::int32_t* values, std::int64_t count) {
+  std::int32_t sum = 0;
+  for (std::int64_t i = 0; i < count; ++i) sum += values[i];
+  return sum;
 }
 
 // y[first_row ... first_row + 4] of one row of activations.
 template <int kBits>
-void multiply_tile_row(const PackedWeight& w, const Steps& all_steps, std::int64_t first_row, const std::int8_t* high,
-                       const std::int8_t* low, const std::int32_t* partial_sums, float scale, float* y) {
-  const std::int64_t tiles = packed_tiles(w.columns);
-  const std::int64_t rows = w.rows - first_row < kPackedRows ? w.rows - first_row : kPackedRows;
-  const std::uint8_t* tile_data = w.tiles + first_row / kPackedRows * tiles * (32 * kBits);
-  const std::int64_t tiles_at_once = all_steps.tiles_at_once();
-  float lanes[kRows][16];
-  for (int part = 0; part < kParts; ++part) {
-    TileRowSums sums;
-    for (std::int64_t first = 0; first < tiles; first += tiles_at_once) {
-      const std::int64_t column = first * kPackedColumns + part * kPartColumns;
-      const std::int64_t last = first + tiles_at_once < tiles ? first + tiles_at_once : tiles;
-      for (std::int64_t tile = first, j = column; tile < last; ++tile, j += kPackedColumns) {
-        Levels levels[kRows];
-        unpack_tile<kBits>(tile_data + tile * (32 * kBits), part, levels);
-        sums.add<kBits>(levels, load<Digits>(high + j), load<Digits>(low + j), load<Ints>(partial_sums + j / 4));
-      }
-      if (column >= w.columns) continue;
-      Floats steps[kRows] = {};
-      for (std::int64_t r = 0; r < rows; ++r) steps[r] = all_steps.at(first_row + r, column);
-      sums.scale(w, steps);
+void multiply_tile_row(const TileRow& row, const std::int8_t* high, const std::int8_t* low, const std::int32_t* partial_sums, float scale,
+                       float* y) {
+  constexpr std::int64_t kBlocks = kPackedColumns / kSummedColumns;
+  const std::int64_t tiles = packed_tiles(row.w.columns);
+  const std::int64_t group_tiles = packed_tiles(row.w.group);
+  const bool has_half_tiles = row.w.group < kPackedColumns && row.groups > 1;
+  Four sum{};
+  Lanes lanes;
+  for (std::int64_t tile = 0; tile < tiles;) {
+    const std::int64_t group = tile / group_tiles;
+    const std::int64_t group_end = (group + 1) * group_tiles;
+    const std::int64_t count = group_end - tile < kTilesAtOnce ? group_end - tile : kTilesAtOnce;
+    const std::int64_t column = tile * kPackedColumns;
+    sum_tiles<kBits>(row.tiles + tile * (32 * kBits), count, high + column, low + column, lanes);
+    const std::int32_t* sums = partial_sums + tile * kBlocks;
+    if (has_half_tiles) {
+      sum += row.scaled(row_totals<kBits>(lanes, 0, 8), sums[0], 2 * tile);
+      if (2 * tile + 1 < row.groups) sum += row.scaled(row_totals<kBits>(lanes, 8, 8), sums[1], 2 * tile + 1);
+    } else {
+      sum += row.scaled(row_totals<kBits>(lanes, 0, 16), sum_of(sums, count * kBlocks), group);
     }
-    for (int r = 0; r < kRows; ++r) store(lanes[r] + part * kWidth, sums.sum(r));
+    tile += count;
   }
-  const Four totals = row_totals(lanes);
-  for (std::int64_t r = 0; r < rows; ++r) y[first_row + r] = totals[r] * scale;
+  for (std::int64_t r = 0; r < row.rows; ++r) y[row.first_row + r] = sum[r] * scale;
 }
 
 template <int kBits>
 void multiply(std::int64_t m, const DigitRows& x, const PackedWeight& w, float* y) {
-  const Steps steps(w);
   const std::int64_t stride = digit_stride(w.columns);
   const std::int64_t tile_rows = (w.rows + kPackedRows - 1) / kPackedRows;
 #pragma omp parallel for schedule(static) if (worth_sharing(tile_rows, w.columns))
   for (std::int64_t tile_row = 0; tile_row < tile_rows; ++tile_row) {
+    const TileRow row(w, tile_row * kPackedRows, 32 * kBits);
     for (std::int64_t i = 0; i < m; ++i) {
-      multiply_tile_row<kBits>(w, steps, tile_row * kPackedRows, x.high + i * stride, x.low + i * stride,
-                               x.partial_sums + i * partial_sum_stride(w.columns), x.scale[i], y + i * w.rows);
+      multiply_tile_row<kBits>(row, x.high + i * stride, x.low + i * stride, x.partial_sums + i * partial_sum_stride(w.columns), x.scale[i],
+                               y + i * w.rows);
     }
   }
 }

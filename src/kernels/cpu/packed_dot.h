@@ -14,39 +14,16 @@ namespace stableqat::kernels::inline STABLEQAT_ISA {
 
 typedef std::uint8_t Levels __attribute__((vector_size(kWidth * 4)));
 typedef std::int8_t Digits __attribute__((vector_size(kWidth * 4)));
+typedef std::uint16_t UnsignedShorts __attribute__((vector_size(kWidth * 4)));
 
 // Columns of a tile that a register holds, and the parts that make a tile of 64 columns.
 inline constexpr int kPartColumns = kWidth * 4;
 inline constexpr int kParts = 64 / kPartColumns;
 
-// (levels >> shift) & mask, where no bit that the mask keeps comes from a neighbour.
+// (levels >> shift) & mask, where no bit that the mask keeps comes from a neighbour, or what comes from there is not used.
 template <int kShift>
 inline Levels field(Levels levels, std::uint8_t mask) {
-  typedef std::uint16_t Pairs __attribute__((vector_size(kWidth * 4)));
-  return std::bit_cast<Levels>(std::bit_cast<Pairs>(levels) >> kShift) & (Levels{} + mask);
-}
-
-// levels, and 4 more in column j if bit j at `bits` is set.
-inline Levels add_third_bit(Levels levels, const std::uint8_t* bits) {
-#if defined(__AVX512BW__)
-  const __m512i values = std::bit_cast<__m512i>(levels);
-  return std::bit_cast<Levels>(_mm512_mask_add_epi8(values, load<std::uint64_t>(bits), values, _mm512_set1_epi8(4)));
-#elif defined(__AVX2__)
-  const __m256i byte_of = _mm256_setr_epi8(0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1, 2, 2, 2, 2, 2, 2, 2, 2, 3, 3, 3, 3, 3, 3, 3, 3);
-  const __m256i bit_of = _mm256_set1_epi64x(static_cast<std::int64_t>(0x8040201008040201U));
-  const __m256i bytes = _mm256_shuffle_epi8(_mm256_set1_epi32(load<std::int32_t>(bits)), byte_of);
-  const __m256i is_set = _mm256_cmpeq_epi8(_mm256_and_si256(bytes, bit_of), bit_of);
-  return levels + std::bit_cast<Levels>(_mm256_and_si256(is_set, _mm256_set1_epi8(4)));
-#else
-  typedef std::uint64_t Eights __attribute__((vector_size(kWidth * 4)));
-  Eights fours;
-  for (int i = 0; i < kPartColumns / 8; ++i) {
-    const std::uint64_t one_each = bits[i] * 0x0101010101010101U & 0x8040201008040201U;  // byte j keeps bit j
-    const std::uint64_t top_bits = (((one_each & 0x7f7f7f7f7f7f7f7fU) + 0x7f7f7f7f7f7f7f7fU) | one_each) & 0x8080808080808080U;
-    fours[i] = top_bits >> 5;
-  }
-  return levels + std::bit_cast<Levels>(fours);
-#endif
+  return std::bit_cast<Levels>(std::bit_cast<UnsignedShorts>(levels) >> kShift) & (Levels{} + mask);
 }
 
 // sum + levels * digits, by fours. Levels below 16: pairs of products stay within 16 bits.
@@ -79,18 +56,131 @@ inline Ints add_products(Ints sum, Levels levels, Digits digits) {
 #endif
 }
 
+#if defined(__AVX2__) && !defined(__AVX512VNNI__)
+
+// levels * digits, by twos: within 16 bits for levels below 128.
+inline Shorts pair_products(Levels levels, Digits digits) {
+#if defined(__AVX512BW__)
+  return std::bit_cast<Shorts>(_mm512_maddubs_epi16(std::bit_cast<__m512i>(levels), std::bit_cast<__m512i>(digits)));
+#else
+  return std::bit_cast<Shorts>(_mm256_maddubs_epi16(std::bit_cast<__m256i>(levels), std::bit_cast<__m256i>(digits)));
+#endif
+}
+
+// a * b, by twos.
+inline Ints pair_products(Shorts a, Shorts b) {
+#if defined(__AVX512BW__)
+  return std::bit_cast<Ints>(_mm512_madd_epi16(std::bit_cast<__m512i>(a), std::bit_cast<__m512i>(b)));
+#else
+  return std::bit_cast<Ints>(_mm256_madd_epi16(std::bit_cast<__m256i>(a), std::bit_cast<__m256i>(b)));
+#endif
+}
+
+// Columns of a part as the integers that two digits make: those at even places, and those at odd ones.
+struct EvenOdd {
+  EvenOdd(Digits high, Digits low) {
+    const Shorts h = std::bit_cast<Shorts>(high);
+    const Shorts l = std::bit_cast<Shorts>(low);
+    even = ((h << 8) >> 1) + ((l << 8) >> 8);
+    odd = ((h >> 8) << 7) + (l >> 8);
+  }
+  Shorts even, odd;
+};
+
+// One weight row times a row of activations, exactly: lane l sums columns 4 l .. 4 l + 3 of the parts that are added. Products of small
+// levels are collected in 16 bits and have to be settled in time.
+template <int kBits>
+class DigitSums {
+ public:
+  static constexpr std::int64_t kTilesBeforeSettling = kBits == 8 ? 128 : 32767 / (2 * 127 * ((1 << kBits) - 1));
+
+  void add(Levels levels, Digits high, Digits low) {
+    if constexpr (kBits == 8) {
+      const EvenOdd x(high, low);
+      const UnsignedShorts both = std::bit_cast<UnsignedShorts>(levels);
+      whole_ += pair_products(std::bit_cast<Shorts>(both & 255), x.even) + pair_products(std::bit_cast<Shorts>(both >> 8), x.odd);
+    } else {
+      high_ += pair_products(levels, high);
+      low_ += pair_products(levels, low);
+    }
+  }
+
+  void settle() {
+    if constexpr (kBits == 8) return;
+    whole_ += pair_products(high_, Shorts{} + std::int16_t{128}) + pair_products(low_, Shorts{} + std::int16_t{1});
+    high_ = low_ = Shorts{};
+  }
+
+  // What was added and settled since the last call.
+  Ints take() {
+    const Ints whole = whole_;
+    whole_ = Ints{};
+    return whole;
+  }
+
+ private:
+  Shorts high_{};
+  Shorts low_{};
+  Ints whole_{};
+};
+
+#else
+
+// One weight row times a row of activations, exactly: lane l sums columns 4 l .. 4 l + 3 of the parts that are added.
+template <int kBits>
+class DigitSums {
+ public:
+  static constexpr std::int64_t kTilesBeforeSettling = 128;
+
+  void add(Levels levels, Digits high, Digits low) {
+    high_ = kBits == 8 ? add_products(high_, levels, high) : add_small_products(high_, levels, high);
+    low_ = kBits == 8 ? add_products(low_, levels, low) : add_small_products(low_, levels, low);
+  }
+
+  void settle() {}
+
+  Ints take() {
+    const Ints whole = high_ * 128 + low_;
+    high_ = low_ = Ints{};
+    return whole;
+  }
+
+ private:
+  Ints high_{};
+  Ints low_{};
+};
+
+#endif
+
+// The half bytes of a part's columns in the 32 bytes of a tile, of which byte j has columns j (low) and j + 32; what is above them is not
+// cleared.
+inline Levels half_bytes(const std::uint8_t* bytes, int part) {
+#if defined(__AVX512BW__)
+  static_cast<void>(part);
+  const __m512i twice = _mm512_maskz_broadcast_i64x4(0xff, _mm256_loadu_si256(reinterpret_cast<const __m256i*>(bytes)));
+  constexpr UnsignedShorts kShifts{0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 4, 4, 4, 4, 4, 4, 4, 4, 4, 4, 4, 4, 4, 4, 4, 4};
+  return std::bit_cast<Levels>(std::bit_cast<UnsignedShorts>(twice) >> kShifts);
+#else
+  const Levels both = load<Levels>(bytes + part * kPartColumns % 32);
+  return part * kPartColumns < 32 ? both : field<4>(both, 255);
+#endif
+}
+
 // The levels of a tile's four rows, in the columns of a part.
 template <int kBits>
 inline void unpack_tile(const std::uint8_t* tile, int part, Levels (&rows)[4]) {
   const Levels first = load<Levels>(tile + part * kPartColumns);
-  if constexpr (kBits == 2 || kBits == 3) {
+  if constexpr (kBits == 2) {
     rows[0] = field<0>(first, 3);
     rows[1] = field<2>(first, 3);
     rows[2] = field<4>(first, 3);
     rows[3] = field<6>(first, 3);
-    if constexpr (kBits == 3) {
-      for (int r = 0; r < 4; ++r) rows[r] = add_third_bit(rows[r], tile + 64 + 8 * r + part * kPartColumns / 8);
-    }
+  } else if constexpr (kBits == 3) {
+    const Levels rest = half_bytes(tile + 64, part);
+    rows[0] = field<0>(first, 7);
+    rows[1] = field<3>(first, 7);
+    rows[2] = field<6>(first, 3) | field<1>(rest, 4);
+    rows[3] = field<0>(rest, 7);
   } else if constexpr (kBits == 4) {
     const Levels second = load<Levels>(tile + 64 + part * kPartColumns);
     rows[0] = field<0>(first, 15);
