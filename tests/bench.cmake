@@ -9,5 +9,5 @@ if(STABLEQAT_BUILD_APPS)
 endif()
 
 stableqat_test(recipes_test SOURCES integration/recipes_test.cc LINK stableqat::bench)
-add_test(NAME recipes_test.true_layer_shapes COMMAND recipes_test --gtest_also_run_disabled_tests --gtest_filter=*TrueLayerShapes)
+add_test(NAME recipes_test.true_layer_shapes COMMAND recipes_test --gtest_also_run_disabled_tests --gtest_filter=*TrueLayerShapes*)
 set_tests_properties(recipes_test.true_layer_shapes PROPERTIES LABELS long RUN_SERIAL TRUE)

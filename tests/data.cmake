@@ -3,6 +3,7 @@ stableqat_test(
   SOURCES
     unit/data_arrow_test.cc
     unit/data_ordered_parallel_test.cc
+    unit/data_overlap_test.cc
     unit/data_text_reader_test.cc
     unit/data_token_file_test.cc
     unit/data_token_loader_test.cc

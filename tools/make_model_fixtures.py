@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Makes the small random models in tests/golden/data/models/ and the log-probabilities and gradients that transformers gives for them.
 
-python3 -m pip install torch==2.11.0 transformers==5.23 safetensors gguf==0.19.0
+python3 -m pip install torch==2.11.0 transformers==5.23 safetensors gguf==0.19.0 peft==0.21.2
 python3 tools/make_model_fixtures.py
 """
 
@@ -12,11 +12,14 @@ import pathlib
 import gguf
 import numpy
 import torch
+from peft import LoraConfig, get_peft_model
 from safetensors.torch import save_file
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import (
     AutoModelForCausalLM,
     LlamaConfig,
     MistralConfig,
+    PreTrainedTokenizerFast,
     Qwen2Config,
     Qwen3Config,
     SmolLM3Config,
@@ -138,7 +141,7 @@ def llama3_divisors(scaling, head_dim):
     return (1 / ((1 - blend) / factor + blend)).astype(numpy.float32)
 
 
-def write_gguf(name, model, path):
+def write_gguf(name, model, path, tokens=None):
     config = model.config
     architecture = {"llama3": "llama"}.get(name, name)
     head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
@@ -155,6 +158,13 @@ def write_gguf(name, model, path):
     writer.add_layer_norm_rms_eps(config.rms_norm_eps)
     writer.add_rope_freq_base(config.rope_parameters["rope_theta"])
     names = gguf.get_tensor_name_map({v: k for k, v in gguf.MODEL_ARCH_NAMES.items()}[architecture], config.num_hidden_layers)
+    if tokens:
+        writer.add_tokenizer_model("gpt2")
+        writer.add_tokenizer_pre("gpt-2")
+        writer.add_token_list(tokens)
+        writer.add_token_types([gguf.TokenType.NORMAL] * (len(tokens) - 1) + [gguf.TokenType.CONTROL])
+        writer.add_token_merges([" ".join(tokens[256])])
+        writer.add_eos_token_id(len(tokens) - 1)
     if name == "llama3":
         writer.add_tensor("rope_freqs.weight", llama3_divisors(config.rope_parameters, head_dim))
     for key, parameter in model.named_parameters():
@@ -170,6 +180,41 @@ def write_gguf(name, model, path):
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
+
+
+def byte_tokenizer():
+    """The 256 bytes, one merge, and the end of text."""
+    tokens = sorted(pre_tokenizers.ByteLevel.alphabet()) + ["th"]
+    tokenizer = Tokenizer(models.BPE({token: id for id, token in enumerate(tokens)}, [("t", "h")]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens(["<|endoftext|>"])
+    return tokenizer, tokens + ["<|endoftext|>"]
+
+
+def write_fine_tuned(seed):
+    """A model that LoRA fine-tuned, merged and saved by peft and transformers in float16 and several files; the same as an unquantized GGUF."""
+    folder = FOLDER.parent / "fine_tuned"
+    tokenizer, tokens = byte_tokenizer()
+    config = LlamaConfig(**SHAPE | dict(vocab_size=len(tokens)), num_hidden_layers=2, head_dim=8, rope_parameters=LLAMA3_ROPE, eos_token_id=len(tokens) - 1, bos_token_id=None)
+    torch.manual_seed(seed)
+    base = AutoModelForCausalLM.from_config(config, dtype=torch.float32, attn_implementation="eager")
+    randomize(base, seed)
+    adapted = get_peft_model(base, LoraConfig(r=4, lora_alpha=8, target_modules="all-linear", init_lora_weights=False, task_type="CAUSAL_LM"))
+    adapted.save_pretrained(folder / "adapter")
+    adapted.merge_and_unload().half().save_pretrained(folder / "merged", max_shard_size="20KB")
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|endoftext|>").save_pretrained(folder / "merged")
+    with float64_throughout():
+        model = AutoModelForCausalLM.from_pretrained(folder / "merged", dtype=torch.float64, attn_implementation="eager")
+        ids = torch.randint(0, config.vocab_size, (BATCH, TOKENS), generator=torch.Generator().manual_seed(100 + seed))
+        log_probs = evaluate(model, ids)
+    numbers = {"ids": ids.tolist(), "log_probs": log_probs.tolist(), "loss": -log_probs.mean().item()}
+    (folder / "expected.json").write_text(json.dumps(numbers, separators=(",", ":")) + "\n")
+    write_gguf("llama3", model, folder / "merged.gguf", tokens)
+    for path in (*folder.glob("adapter/README.md"), *folder.glob("*/generation_config.json")):
+        path.unlink()
+    for path in folder.rglob("*.*"):
+        path.chmod(0o644)
 
 
 def main():
@@ -188,6 +233,7 @@ def main():
         (folder / "generation_config.json").unlink(missing_ok=True)
     write_authors_checkpoint("authors_lsq_3", 3, False, 20)
     write_authors_checkpoint("authors_dsq_4", 4, True, 21)
+    write_fine_tuned(22)
     for path in FOLDER.glob("*/*"):
         path.chmod(0o644)
 

@@ -11,12 +11,12 @@ import textwrap
 
 FOLDER = pathlib.Path(__file__).resolve().parent.parent / "recipes"
 
-# vocabulary, hidden, layers, query heads x size, key/value heads x size, feed-forward
+# vocabulary, hidden, layers, query heads x size, key/value heads x size, feed-forward, query heads
 MODELS = {
-    "llama-3.2-1b": ("meta-llama/Llama-3.2-1B", (128256, 2048, 16, 2048, 512, 8192)),
-    "llama-3.2-3b": ("meta-llama/Llama-3.2-3B", (128256, 3072, 28, 3072, 1024, 8192)),
-    "qwen3-0.6b": ("Qwen/Qwen3-0.6B", (151936, 1024, 28, 2048, 1024, 3072)),
-    "qwen3-1.7b": ("Qwen/Qwen3-1.7B", (151936, 2048, 28, 2048, 1024, 6144)),
+    "llama-3.2-1b": ("meta-llama/Llama-3.2-1B", (128256, 2048, 16, 2048, 512, 8192, 32)),
+    "llama-3.2-3b": ("meta-llama/Llama-3.2-3B", (128256, 3072, 28, 3072, 1024, 8192, 24)),
+    "qwen3-0.6b": ("Qwen/Qwen3-0.6B", (151936, 1024, 28, 2048, 1024, 3072, 16)),
+    "qwen3-1.7b": ("Qwen/Qwen3-1.7B", (151936, 2048, 28, 2048, 1024, 6144, 16)),
 }
 
 METHODS = {"stableqat": "StableQAT", "ste": "baseline (ParetoQ: straight-through)", "dsq": "DSQ"}
@@ -35,11 +35,37 @@ PAPER = {
 GPUS = {"A100 80 GB": (312e12, 80), "H100 SXM": (989e12, 80), "H200": (989e12, 141)}
 SHARE_OF_PEAK = 0.4
 SEQUENCE = 2048
+HEAD_CHUNK = 256  # rows of logits at a time
+FP32 = 4
+
+
+def micro_batch(model):
+    return 4 if model == "qwen3-0.6b" else 1
+
+
+def recomputes(model):
+    """As the authors' program does above 3e9 parameters."""
+    return weights(MODELS[model][1])[1] > 3e9
+
+
+def memory(model):
+    """What the program estimates before a run in float32 (src/train/memory_estimate.cc): all, and the activations among it."""
+    shape = MODELS[model][1]
+    vocabulary, hidden, layers, queries, keys, feed_forward, heads = shape
+    quantized, total = weights(shape)
+    scales = layers * (queries + 2 * keys + 2 * feed_forward + 2 * hidden)
+    rows = micro_batch(model) * SEQUENCE
+    norms = 2 * hidden + (queries + keys if model.startswith("qwen3") else 0)
+    block = rows * FP32 * (norms + 2 * queries + 2 * keys + heads + 2 * feed_forward + 2 * hidden + feed_forward)
+    activations = (block + layers * rows * hidden * FP32 if recomputes(model) else layers * block) + 3 * rows * hidden * FP32
+    head = max(HEAD_CHUNK * vocabulary * FP32 + 3 * rows * hidden * FP32, rows * FP32 * (2 * feed_forward + 4 * hidden))
+    state = 4 * FP32 * total + quantized + 5 * FP32 * scales
+    return state + activations + head, activations
 
 
 def weights(shape):
     """Of the quantized layers and of all tensors (the head is the embedding)."""
-    vocabulary, hidden, layers, queries, keys, feed_forward = shape
+    vocabulary, hidden, layers, queries, keys, feed_forward, _ = shape
     quantized = layers * (2 * hidden * queries + 2 * hidden * keys + 3 * hidden * feed_forward)
     return quantized, quantized + vocabulary * hidden + (2 * layers + 1) * hidden
 
@@ -52,23 +78,23 @@ def expected(model, bits, method):
     if (model, bits) not in PAPER:
         return "Expected: the paper's tables have no such run of this model."
     full, rounded, trained, remark = PAPER[model, bits]
-    rounded = "" if rounded is None else f", rounded without training {rounded}"
+    rounded = "" if rounded is None else f", rounded without training {rounded:.2f}"
     remark = f" ({remark}; this file is what the authors' repository ships)" if remark else ""
-    return f"Expected: {trained[method]} % average accuracy over eight zero-shot tasks{remark}; full precision {full}{rounded}. The paper's figures."
+    return f"Expected: {trained[method]:.2f} % average accuracy over eight zero-shot tasks{remark}; full precision {full:.2f}{rounded}. The paper's figures."
 
 
 def cost(model, bits):
     shape = MODELS[model][1]
-    quantized, total = weights(shape)
-    _, _, layers, queries, _, _ = shape
-    # Masters, gradients and two moments in fp32; quantized layers keep their rounded weights in fp32 and their codes besides.
-    state = 16 * total + 5 * quantized
-    # Six operations a weight and token; attention's two products over half of the sequence, forward and twice backward.
-    operations = tokens(model, bits) * (6 * total + 6 * layers * queries * SEQUENCE)
+    _, total = weights(shape)
+    _, _, layers, queries, _, _, _ = shape
+    peak, activations = memory(model)
+    # A pass: two operations a weight and token, and attention's two products over half of the sequence. One forward, two backward.
+    passes = 4 if recomputes(model) else 3
+    operations = tokens(model, bits) * passes * (2 * total + 2 * layers * queries * SEQUENCE)
     hours = ", ".join(f"{name} {operations / (SHARE_OF_PEAK * peak) / 3600:,.0f}" for name, (peak, _) in GPUS.items())
-    fitting = ", ".join(name for name, (_, memory) in GPUS.items() if state < 0.9 * memory * 1e9) or "none of these"
+    fitting = ", ".join(name for name, (_, size) in GPUS.items() if peak < 0.9 * size * 1e9) or "none of these"
     return (
-        f"Memory: {state / 1e9:.0f} GB of weights, gradients and moments, activations not counted; one GPU holds that: {fitting}.\n"
+        f"Memory: {peak / 1e9:.0f} GB at the peak, estimated for float32, {activations / 1e9:.1f} of them activations; one GPU holds that: {fitting}.\n"
         f"Time: {operations:.2g} operations. GPU hours at {SHARE_OF_PEAK:.0%} of the peak, computed, not measured: {hours}."
     )
 
@@ -84,11 +110,10 @@ def head(model, bits, method):
 
 
 def recipe(model, bits, method):
-    path, shape = MODELS[model]
-    small = model == "qwen3-0.6b"
+    path, _ = MODELS[model]
     rate = "2e-4" if model.startswith("qwen") and bits == 3 and method != "dsq" else "1e-4"
     amplitude = "  amplitude: 0.21\n" if method == "stableqat" else ""
-    recompute = "  recompute: block\n" if weights(shape)[1] > 3e9 else ""
+    recompute = "  recompute: block\n" if recomputes(model) else ""
     return f"""{head(model, bits, method)}model:
   path: {path}
 quantization:
@@ -102,8 +127,8 @@ data:
   max_train_tokens: {tokens(model, bits):.0e}
 train:
   output_dir: runs/{model}-{bits}bit-{method}
-  micro_batch_size: {4 if small else 1}
-  gradient_accumulation_steps: {2 if small else 8}
+  micro_batch_size: {micro_batch(model)}
+  gradient_accumulation_steps: {8 // micro_batch(model)}
   learning_rate: {rate}
   lr_scheduler: cosine
 {recompute}  logging_steps: 1

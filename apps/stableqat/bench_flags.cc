@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <filesystem>
 
+#include "model_path.h"
 #include "stableqat/base/error.h"
 #include "stableqat/base/file.h"
 #include "stableqat/bench/shapes.h"
@@ -65,14 +66,14 @@ void add_bench_json_flag(CLI::App& command, BenchFlags& flags) {
 
 ModelConfig bench_model_config(const BenchFlags& flags) {
   require_model(flags);
-  return flags.model.empty() ? bench::shape(flags.shape) : ModelSource::open(flags.model)->config();
+  return flags.model.empty() ? bench::shape(flags.shape) : ModelSource::open(local_model(flags.model))->config();
 }
 
 std::vector<bench::MethodJob> method_jobs(const BenchFlags& flags) {
   require_model(flags);
   std::vector<bench::MethodJob> jobs;
   for (const std::string& method : flags.methods) {
-    std::vector<std::string> arguments{"--model.path", flags.model.empty() ? flags.shape : flags.model,
+    std::vector<std::string> arguments{"--model.path", flags.model.empty() ? flags.shape : local_model(flags.model),
                                        // Required by `train`, not used here.
                                        "--data.train", "[none]", "--train.output_dir", "none",
                                        //

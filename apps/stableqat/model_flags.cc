@@ -7,6 +7,7 @@
 #include <utility>
 #include <vector>
 
+#include "model_path.h"
 #include "stableqat/models/activation_rounding.h"
 #include "stableqat/train/settings.h"
 
@@ -35,7 +36,9 @@ void set_activation_rounding(const std::string& name, const ModelSource& source,
 
 void add_model_flags(CLI::App& command, ModelFlags& flags) {
   flags.spec.scale_init = ScaleInit::kMse;
-  command.add_option("--model", flags.path, "Hugging Face directory, checkpoint or GGUF file")->required()->type_name("M");
+  command.add_option("--model", flags.path, "Hugging Face directory, checkpoint, GGUF file, or ORG/NAME of a model that was downloaded")
+      ->required()
+      ->type_name("M");
   add_choice<int>(command, "--bits", flags.spec.bits, {{"0", 0}, {"1", 1}, {"1.58", 0}, {"2", 2}, {"3", 3}, {"4", 4}, {"8", 8}},
                   "Round the linear layers of a full-precision model first; or the bits of a checkpoint that does not say them")
       ->each([&flags](const std::string&) { flags.has_bits = true; });
@@ -67,8 +70,9 @@ void add_activation_rounding_flag(CLI::App& command, ModelFlags& flags) {
 
 LoadedModel load_model(const ModelFlags& flags) {
   if (flags.threads > 0) at::set_num_threads(flags.threads);
-  auto source = ModelSource::open(flags.path);
-  Tokenizer tokenizer = Tokenizer::open(flags.path);
+  const std::string path = local_model(flags.path);
+  auto source = ModelSource::open(path);
+  Tokenizer tokenizer = Tokenizer::open(path);
   std::vector<std::string> notices;  // none for the precisions offered here
   const NumericTypes types = numeric_types(flags.precision, TrainConfig::Compute::kFloat, notices);
   const auto settings = flags.has_bits ? std::make_optional(QuantizationSettings{flags.spec, {}}) : stored_quantization(*source);

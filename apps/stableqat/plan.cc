@@ -4,6 +4,7 @@
 #include <nlohmann/json.hpp>
 
 #include "commands.h"
+#include "model_path.h"
 #include "stableqat/base/file.h"
 #include "stableqat/config/train_config.h"
 #include "stableqat/models/model_source.h"
@@ -72,7 +73,7 @@ ExitCode run(const PlanFlags& options, Console& console) {
   std::vector<std::string> notices;
   const TrainConfig config = load_train_config(options.config, options.overrides, notices);
   for (const std::string& notice : notices) console.log(LogLevel::kInfo, notice);
-  const ModelConfig model = ModelSource::open(config.model.path)->config();
+  const ModelConfig model = ModelSource::open(local_model(config.model.path))->config();
   const RunPlan chosen = plan_run(model, config, options.rates, options.gpus);
   constexpr int kMostRanks = 1024;
   std::vector<RunPlan> plans;

@@ -5,6 +5,7 @@
 
 #include "commands.h"
 #include "hub_flags.h"
+#include "model_path.h"
 #include "stableqat/base/file.h"
 #include "stableqat/data/tokenize.h"
 #include "stableqat/hub/sample.h"
@@ -86,7 +87,7 @@ ExitCode run(const SampleFlags& options, Console& console) {
   sample.text = options.text;
   hub::SampleRequest request = request_of(options);
   if (!options.model.empty()) {
-    const auto tokenizer = std::make_shared<const Tokenizer>(Tokenizer::open(options.model));
+    const auto tokenizer = std::make_shared<const Tokenizer>(Tokenizer::open(local_model(options.model)));
     const TokenEncoder encoder = make_token_encoder(*tokenizer);
     request.counted_by = encoder.hash;
     sample.count_tokens = token_counter(tokenizer, encoder);

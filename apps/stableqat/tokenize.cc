@@ -5,6 +5,7 @@
 #include <filesystem>
 
 #include "commands.h"
+#include "model_path.h"
 #include "stableqat/config/field.h"
 #include "stableqat/data/tokenize.h"
 #include "stableqat/tokenizer/tokenizer.h"
@@ -62,7 +63,7 @@ ExitCode run(TokenizeFlags options, Console& console) {
   options.tokenize.prefix = options.output;
   if (!options.output_dir.empty()) std::filesystem::create_directories(options.tokenize.prefix.parent_path());
 
-  const Tokenizer tokenizer = Tokenizer::open(options.model);
+  const Tokenizer tokenizer = Tokenizer::open(local_model(options.model));
   const auto info = tokenize_files(make_token_encoder(tokenizer), options.tokenize, console.log_callback(), console.progress_callback(),
                                    stop_on_signals());
   if (!info) {
@@ -80,7 +81,10 @@ void register_tokenize(CLI::App& app, Program& program) {
   CLI::App& command = add_command(app, program, "tokenize", "Text to token files for training",
                                   "stableqat tokenize --model SmolLM2-135M --input corpus.jsonl.zst --output tokens/train");
   const auto options = std::make_shared<TokenizeFlags>();
-  command.add_option("--model", options->model, "Model whose tokenizer to use: folder, tokenizer.json or GGUF file")->type_name("PATH");
+  command
+      .add_option("--model", options->model,
+                  "Model whose tokenizer to use: folder, tokenizer.json, GGUF file, or ORG/NAME of a model that was downloaded")
+      ->type_name("PATH");
   command.add_option("--config,--tokenize_config_file", options->config, "YAML file of the PyTorch program, which names the model too")
       ->type_name("FILE");
   command.add_option("--input,--train_data_file", options->inputs, "JSON lines or plain text, also .gz, .xz, .zst; folders of them")

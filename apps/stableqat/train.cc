@@ -5,6 +5,7 @@
 
 #include "commands.h"
 #include "heartbeat.h"
+#include "model_path.h"
 #include "stableqat/config/train_config.h"
 #include "stableqat/dist/process_group.h"
 #include "stableqat/train/settings.h"
@@ -28,7 +29,7 @@ ExitCode run(const TrainFlags& options, Console& console) {
     return ExitCode::kDone;
   }
   std::vector<std::string> notices;
-  const TrainConfig config = load_train_config(options.config, options.overrides, notices);
+  TrainConfig config = load_train_config(options.config, options.overrides, notices);
   quantization_settings(config.quantization);  // for its checks
   const LaunchEnvironment self = launch_environment(environment_variable);
   for (const std::string& notice : notices) {
@@ -38,6 +39,8 @@ ExitCode run(const TrainFlags& options, Console& console) {
     fmt::print("{}", to_yaml(config));
     return ExitCode::kDone;
   }
+  config.model.path = local_model(config.model.path);
+  config.distillation.teacher = local_model(config.distillation.teacher);
   const StopRequested stop = stop_on_signals();
   const auto timeout = std::chrono::milliseconds(static_cast<std::int64_t>(1e3 * config.distributed.timeout));
   const auto communicator = connect(self, timeout);

@@ -102,6 +102,8 @@ def make_vocabularies(arguments):
     }
     folders = {}
     for name, make in makers.items():
+        if arguments.only and name not in arguments.only:
+            continue
         folder = arguments.work / name
         if not (folder / "tokenizer.json").exists():
             folder.mkdir(parents=True, exist_ok=True)
@@ -162,6 +164,32 @@ def compare(arguments, name, folder, path):
     return {"vocabulary": name, "text": pathlib.Path(path).name, "bytes": size, "ids": len(expected) - len(texts), "same_ids": same, "megabytes_per_second": rates}
 
 
+def write_hard_cases(folder):
+    """Texts on which a quadratic method shows: pairs of a quarter and the whole."""
+    generator = numpy.random.default_rng(1)
+    letters = "".join(map(chr, 97 + generator.integers(0, 26, 1_000_000)))
+    base64 = "".join("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"[i] for i in generator.integers(0, 64, 1_000_000))
+    texts = {"word": letters, "one_letter": "a" * 1_000_000, "spaces": " " * 100_000, "base64": base64}
+    for name, text in texts.items():
+        pair = []
+        for size in (len(text) // 4, len(text)):
+            pair.append(folder / f"{name}_{size}.txt")
+            pair[-1].write_text(text[:size])
+        yield name, pair
+
+
+def compare_hard_cases(arguments, name, folder):
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    rows = []
+    for case, pair in write_hard_cases(arguments.work):
+        mine = [ours(arguments, folder, path)["first_seconds"] for path in pair]
+        theirs = [seconds_of(lambda text=path.read_text(): tokenizer.encode(text, add_special_tokens=False))[0] for path in pair]
+        size = pair[1].stat().st_size
+        rows.append({"vocabulary": name, "case": case, "bytes": size, "ours_seconds": mine, "tokenizers_seconds": theirs})
+        print(f"{name:<24} {case:<12} quarter and whole: ours {mine[0]:.4f} {mine[1]:.4f} s, tokenizers {theirs[0]:.3f} {theirs[1]:.3f} s", flush=True)
+    return rows
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--speed", type=pathlib.Path, required=True)
@@ -170,8 +198,9 @@ def main():
     parser.add_argument("--corpus", type=pathlib.Path, required=True)
     parser.add_argument("--gpt2", type=pathlib.Path, nargs=2, required=True)
     parser.add_argument("--model", type=pathlib.Path)
-    parser.add_argument("--text", type=pathlib.Path, nargs="+", required=True)
+    parser.add_argument("--text", type=pathlib.Path, nargs="+", default=[])
     parser.add_argument("--only", nargs="+", help="vocabularies to compare: gpt2, llama3, qwen3, sentencepiece, or the name of --model's file")
+    parser.add_argument("--hard-cases", action="store_true", help="long words, spaces and base64 instead of --text, whose time must be linear")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--repeats", type=int, default=3, help="within a round, of ours; the fastest counts")
     parser.add_argument("--json", type=pathlib.Path)
@@ -180,6 +209,9 @@ def main():
     for name, folder in make_vocabularies(arguments).items():
         if arguments.only and name not in arguments.only:
             continue
+        if arguments.hard_cases:
+            results += compare_hard_cases(arguments, name, folder)
+            continue
         for path in arguments.text:
             results.append(compare(arguments, name, folder, path))
             row = results[-1]
@@ -187,7 +219,7 @@ def main():
             print(f"{name:<24} {row['text']:<24} {'same ids' if row['same_ids'] else 'OTHER IDS'}  MB/s: {rates}", flush=True)
     if arguments.json:
         arguments.json.write_text(json.dumps(results, indent=1) + "\n")
-    sys.exit(0 if all(row["same_ids"] for row in results) else 1)
+    sys.exit(0 if all(row.get("same_ids", True) for row in results) else 1)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,7 @@
 #include "stableqat/config/train_config.h"
 
+#include <cmath>
+
 #include "config/field_values.h"
 #include "config/train_config_fields.h"
 #include "stableqat/base/error.h"
@@ -9,6 +11,8 @@ namespace stableqat {
 namespace {
 
 using Keys = std::set<std::string_view>;
+
+constexpr double kRoundingOfRatios = 1e-6;
 
 // Method `none` and 16 bits are one thing: who gives one of them in a file or command line need not give the other.
 void couple_method_and_bits(TrainConfig::Quantization& quantization, const Keys& given) {
@@ -30,10 +34,15 @@ void adopt(const AuthorsData& authors, const Keys& given, TrainConfig::Data& dat
   for (const WeightedPath& source : {authors.slimpajama, authors.fineweb_edu}) {
     if (source.weight > 0.0 && !source.path.empty()) mixture.push_back(source);
   }
+  double sum = 0.0;
+  for (const WeightedPath& source : mixture) sum += source.weight;
   if (given.contains("data.train") || given.contains("data.mixture")) {
     if (!mixture.empty()) notices.emplace_back("slimpajama_data, fineweb_edu_data: replaced by data.train or data.mixture");
   } else if (!mixture.empty()) {
     data.mixture = std::move(mixture);
+    if (std::abs(sum - 1.0) > kRoundingOfRatios) {
+      notices.push_back("mix_ratio: the sum is " + number_text(sum) + ", not 1; the ratios are taken as shares of max_train_tokens");
+    }
     if (!authors.tokenized_name.empty()) notices.emplace_back("tokenized_data_name: not used beside the mixture that the file names");
   } else if (given.contains("slimpajama_data.mix_ratio") || given.contains("fineweb_edu_data.mix_ratio")) {
     throw ConfigError({"mix_ratio", "no source with a mix_ratio above 0 and a data_path", "at least one",

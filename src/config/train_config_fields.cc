@@ -37,7 +37,7 @@ void add_quantization(TrainConfig::Quantization& quantization, std::vector<Field
            .help = "Quantizer and its gradient: `stableqat` (LSQ with the rotated damped Fourier surrogate), `ste` (LSQ, "
                    "straight-through), `dsq`, "
                    "`seq` (stretched elastic), `none` (plain training, goes with 16 bits).",
-           .switches = {{"sine_soft_q.enable", "stableqat", "ste"}, {"dsq", "dsq"}}},
+           .switches = {{"sine_soft_q.enable", "stableqat", "ste"}, {"sine_soft_q", "stableqat", "ste"}, {"dsq", "dsq"}}},
           {.key = "quantization.bits",
            .target = one_of(quantization.bits, {{"1", 1},
                                                 {"1.58", TrainConfig::kTernaryBits},
@@ -126,6 +126,11 @@ void add_data(TrainConfig::Data& data, std::vector<Field>& rows) {
           {.key = "data.allow_repeats",
            .target = &data.allow_repeats,
            .help = "Let `data.max_train_tokens` be more than the data holds, which is then read several times; else that is an error."},
+          {.key = "data.overlap_tokens",
+           .target = &data.overlap_tokens,
+           .help = "Training tokens that are searched for the text of `data.valid`: what is found is left out of the evaluation, with a "
+                   "warning; if nothing remains, that is an error. Of longer data an even sample is searched; 0 = none.",
+           .range = kNotNegative},
           {.key = "data.shuffle_seed", .target = &data.shuffle_seed, .help = "Seed of the order of the sequences.", .range = kNotNegative},
       });
 }
@@ -228,6 +233,10 @@ void add_train(TrainConfig::Train& train, std::vector<Field>& rows) {
           {.key = "train.code_histograms",
            .target = &train.code_histograms,
            .help = "Also write a histogram of the codes of each quantized layer into the event files, at each line of metrics."},
+          {.key = "train.save_before_training",
+           .target = &train.save_before_training,
+           .help = "Write `before_training_checkpoint`, the start model with its start scales, before the first step: the baseline "
+                   "without training, and a proof that the disk can be written."},
           {.key = "train.save_steps",
            .target = &train.save_steps,
            .help = "Optimizer steps between checkpoints; 0 = only at the end.",

@@ -1,7 +1,9 @@
 #include "stableqat/data/token_file.h"
 
+#include <algorithm>
 #include <bit>
 #include <cstring>
+#include <fstream>
 #include <limits>
 #include <nlohmann/json.hpp>
 #include <numeric>
@@ -25,6 +27,7 @@ using namespace token_index;
 
 constexpr std::int64_t kFirstInt32Vocabulary = 65500;
 constexpr std::size_t kWriteBytes = std::size_t{1} << 20;
+constexpr std::size_t kLengthsKept = std::size_t{1} << 16;
 
 fs::path with_suffix(fs::path prefix, const char* suffix) { return prefix += suffix; }
 
@@ -61,6 +64,31 @@ void check_range(std::uint64_t begin, std::size_t count, std::uint64_t size) {
 template <class T>
 void write_value(AtomicFile& file, const T& value) {
   file.write(std::as_bytes(std::span(&value, 1)));
+}
+
+// Calls take(lengths) for one piece of a file of `count` lengths after another.
+template <class Take>
+void read_lengths(const fs::path& path, std::uint64_t count, const Take& take) {
+  std::ifstream file(path, std::ios::binary);
+  std::vector<std::int32_t> piece;
+  for (std::uint64_t left = count; left > 0; left -= piece.size()) {
+    piece.resize(static_cast<std::size_t>(std::min<std::uint64_t>(kLengthsKept, left)));
+    if (!file.read(reinterpret_cast<char*>(piece.data()), static_cast<std::streamsize>(piece.size() * sizeof(std::int32_t)))) {
+      throw EnvironmentError({path.string(), "an error while reading", "what was written a moment ago", "check that disk"});
+    }
+    take(std::span<const std::int32_t>(piece));
+  }
+}
+
+// As elements of the .bin, little-endian: the low bytes come first.
+template <class Element>
+void append_ids(std::span<const std::int32_t> ids, std::vector<std::byte>& bytes) {
+  const std::size_t end = bytes.size();
+  bytes.resize(end + ids.size() * sizeof(Element));
+  for (std::size_t i = 0; i < ids.size(); ++i) {
+    const auto element = static_cast<Element>(ids[i]);
+    std::memcpy(bytes.data() + end + i * sizeof(Element), &element, sizeof(Element));
+  }
 }
 
 }  // namespace
@@ -114,11 +142,7 @@ std::string TokenFileWriter::saved_state() const { return read_saved().state; }
 
 void TokenFileWriter::resume() {
   const Saved saved = read_saved();
-  {
-    const MappedFile file(with_suffix(prefix_, ".idx.partial"));
-    lengths_.resize(saved.documents);
-    std::memcpy(lengths_.data(), file.bytes().data(), saved.documents * sizeof(std::int32_t));
-  }
+  documents_ = saved.documents;
   tokens_ = saved.tokens;
   bin_.cut(saved.tokens * element_size_);
   lengths_file_.cut(saved.documents * sizeof(std::int32_t));
@@ -136,9 +160,8 @@ void TokenFileWriter::begin() {
 
 void TokenFileWriter::save(const std::string& state) {
   flush();
+  flush_lengths();
   bin_.sync();
-  const std::size_t kept = static_cast<std::size_t>(lengths_file_.size()) / sizeof(std::int32_t);
-  lengths_file_.write(std::as_bytes(std::span(lengths_).subspan(kept)));
   lengths_file_.sync();
   const nlohmann::json json{{"state", state}, {"documents", documents()}, {"tokens", tokens_}};
   write_text_file(with_suffix(prefix_, ".json.partial"), json.dump());
@@ -149,15 +172,17 @@ void TokenFileWriter::add_document(std::span<const std::int32_t> ids) {
   if (ids.size() > static_cast<std::size_t>(std::numeric_limits<std::int32_t>::max())) {
     throw std::invalid_argument("TokenFileWriter: a document of 2^31 tokens or more");
   }
-  for (const std::int32_t id : ids) {
-    if (id < 0 || id >= vocabulary_size_)
-      throw std::invalid_argument("TokenFileWriter: id " + std::to_string(id) + " outside the vocabulary");
+  const auto stray = std::find_if(ids.begin(), ids.end(), [this](std::int32_t id) { return id < 0 || id >= vocabulary_size_; });
+  if (stray != ids.end()) throw std::invalid_argument("TokenFileWriter: id " + std::to_string(*stray) + " outside the vocabulary");
+  for (std::size_t done = 0; done < ids.size();) {
     if (buffer_.size() + element_size_ > kWriteBytes) flush();
-    const std::size_t end = buffer_.size();
-    buffer_.resize(end + element_size_);
-    std::memcpy(buffer_.data() + end, &id, element_size_);  // little-endian: the low bytes come first
+    const auto piece = ids.subspan(done, std::min(ids.size() - done, (kWriteBytes - buffer_.size()) / element_size_));
+    element_size_ == sizeof(std::uint16_t) ? append_ids<std::uint16_t>(piece, buffer_) : append_ids<std::int32_t>(piece, buffer_);
+    done += piece.size();
   }
+  if (lengths_.size() == kLengthsKept) flush_lengths();
   lengths_.push_back(static_cast<std::int32_t>(ids.size()));
+  ++documents_;
   tokens_ += ids.size();
 }
 
@@ -167,12 +192,19 @@ void TokenFileWriter::flush() {
   buffer_.clear();
 }
 
+void TokenFileWriter::flush_lengths() {
+  begin();
+  lengths_file_.write(std::as_bytes(std::span(lengths_)));
+  lengths_.clear();
+}
+
 void TokenFileWriter::commit(TokenFileInfo& info) {
   info.tool = "stableqat " + std::string(version());
   info.vocabulary_size = vocabulary_size_;
   info.documents = documents();
   info.tokens = tokens_;
   flush();
+  flush_lengths();
   AtomicFile json(with_suffix(prefix_, ".json"));
   json.write(to_json_text(info));
   const fs::path index_path = with_suffix(prefix_, ".idx");
@@ -194,17 +226,23 @@ void TokenFileWriter::write_index(AtomicFile& index) const {
   write_value(index, element_size_ == sizeof(std::uint16_t) ? kUint16 : kInt32);
   write_value(index, documents());
   write_value(index, documents() + 1);
-  index.write(std::as_bytes(std::span(lengths_)));
-  std::vector<std::int64_t> column(lengths_.size());
+  const fs::path lengths = with_suffix(prefix_, ".idx.partial");
+  read_lengths(lengths, documents(), [&](std::span<const std::int32_t> piece) { index.write(std::as_bytes(piece)); });
+  std::vector<std::int64_t> column;
   std::int64_t offset = 0;
-  for (std::size_t i = 0; i < lengths_.size(); ++i) {
-    column[i] = offset;
-    offset += std::int64_t{lengths_[i]} * static_cast<std::int64_t>(element_size_);
+  read_lengths(lengths, documents(), [&](std::span<const std::int32_t> piece) {
+    column.clear();
+    for (const std::int32_t length : piece) {
+      column.push_back(offset);
+      offset += std::int64_t{length} * static_cast<std::int64_t>(element_size_);
+    }
+    index.write(std::as_bytes(std::span(column)));
+  });
+  for (std::uint64_t first = 0; first <= documents(); first += column.size()) {
+    column.resize(static_cast<std::size_t>(std::min<std::uint64_t>(kLengthsKept, documents() + 1 - first)));
+    std::iota(column.begin(), column.end(), static_cast<std::int64_t>(first));  // one sequence a document
+    index.write(std::as_bytes(std::span(column)));
   }
-  index.write(std::as_bytes(std::span(column)));
-  column.resize(lengths_.size() + 1);
-  std::iota(column.begin(), column.end(), 0);  // one sequence a document
-  index.write(std::as_bytes(std::span(column)));
 }
 
 TokenFile::TokenFile(const fs::path& prefix, std::int64_t vocabulary_size)

@@ -79,6 +79,14 @@ fs::path snapshot_folder(const Repository& repository, const std::string& commit
   return RepositoryCache(repository, options).snapshot(commit);
 }
 
+std::optional<fs::path> cached_snapshot(const Repository& repository, const std::string& revision, const HubOptions& options) {
+  const RepositoryCache cache(repository, options);
+  const fs::path reference = cache.reference(revision);
+  const std::string commit = fs::is_regular_file(reference) ? read_text_file(reference) : revision;
+  const fs::path folder = cache.snapshot(commit.substr(0, commit.find_first_of(" \r\n")));
+  return fs::is_directory(folder) ? std::optional(folder) : std::nullopt;
+}
+
 void write_reference(const Repository& repository, const std::string& revision, const std::string& commit, const HubOptions& options) {
   if (revision == commit) return;
   const fs::path file = RepositoryCache(repository, options).reference(revision);

@@ -36,6 +36,9 @@ SafetensorsModel::SafetensorsModel(const fs::path& folder) : folder_(folder) {
     for (const SafetensorsTensor& tensor : files_.front().tensors()) shard_of_.emplace(tensor.name, 0);
   } else if (fs::exists(folder / kIndexFile)) {
     open_shards(folder / kIndexFile);
+  } else if (fs::exists(folder / "pytorch_model.bin") || fs::exists(folder / "pytorch_model.bin.index.json")) {
+    throw DataError({folder.string(), "weights as Python pickles (pytorch_model.bin)", "safetensors",
+                     "load the model in transformers once and save it again by save_pretrained()"});
   } else {
     throw DataError({folder.string(), fs::is_directory(folder) ? "a folder without weights" : "no such folder",
                      std::string(kSingleFile) + " or " + kIndexFile, "check the path"});

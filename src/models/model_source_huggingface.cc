@@ -13,6 +13,10 @@ namespace {
 
 nlohmann::json read_config(const std::filesystem::path& directory) {
   const std::filesystem::path path = directory / "config.json";
+  if (!std::filesystem::exists(path) && std::filesystem::exists(directory / "adapter_config.json")) {
+    throw DataError({directory.string(), "a LoRA adapter without its model", "a whole model",
+                     "merge the two (peft: merge_and_unload(), then save_pretrained())"});
+  }
   try {
     return nlohmann::json::parse(read_text_file(path));
   } catch (const nlohmann::json::exception& error) {

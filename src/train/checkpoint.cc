@@ -52,10 +52,10 @@ void add_rows(SafetensorsWriter& writer, const std::string& name, const TrainedT
   writer.add_part(name, dtype_of(values), whole_shape(tensor), offset_of_rows(tensor), tensor_bytes(values));
 }
 
-// The two files of tensors. Keeps the scales that are written.
+// The files of tensors. Keeps the scales that are written.
 class TensorFiles {
  public:
-  explicit TensorFiles(const CheckpointParts& parts) {
+  TensorFiles(const CheckpointParts& parts, bool with_optimizer) : with_optimizer_(with_optimizer) {
     std::map<std::string, at::Tensor> scales;
     for (const QuantizedWeight& weight : parts.model.weights()) {
       scales.emplace(weight.name() + std::string(kScaleSuffix), weight.effective_scale());
@@ -65,6 +65,7 @@ class TensorFiles {
       const TrainedTensor& tensor = parts.optimizer.tensors()[i];
       scales_.push_back(is_scale(tensor.name) ? scales.at(tensor.name) : tensor.value);
       add_rows(model_, tensor.name, tensor, scales_.back());
+      if (!with_optimizer) continue;
       add_rows(optimizer_, "first." + tensor.name, tensor, parts.optimizer.first_moment(i));
       add_rows(optimizer_, "second." + tensor.name, tensor, parts.optimizer.second_moment(i));
       if (is_scale(tensor.name)) add_rows(optimizer_, "value." + tensor.name, tensor, tensor.value);
@@ -73,14 +74,15 @@ class TensorFiles {
 
   void create(const fs::path& folder) const {
     model_.create(folder / kModelFile);
-    optimizer_.create(folder / kOptimizerFile);
+    if (with_optimizer_) optimizer_.create(folder / kOptimizerFile);
   }
   void fill(const fs::path& folder) const {
     model_.fill(folder / kModelFile);
-    optimizer_.fill(folder / kOptimizerFile);
+    if (with_optimizer_) optimizer_.fill(folder / kOptimizerFile);
   }
 
  private:
+  bool with_optimizer_;
   SafetensorsWriter model_;
   SafetensorsWriter optimizer_;
   std::vector<at::Tensor> scales_;
@@ -156,17 +158,16 @@ std::int64_t step_of_state(const fs::path& directory) {
   }
 }
 
-}  // namespace
-
-void save_checkpoint(const fs::path& directory, const CheckpointParts& parts, const TrainerState& state, Communicator& communicator) {
-  const TensorFiles tensors(parts);
+// Without `state` a model alone.
+void write_folder(const fs::path& directory, const CheckpointParts& parts, const TrainerState* state, Communicator& communicator) {
+  const TensorFiles tensors(parts, state != nullptr);
   std::optional<AtomicDirectory> target;  // on rank 0
   together(communicator, [&] {
     if (!communicator.is_main()) return;
     const fs::path& folder = target.emplace(directory).staging();
     parts.tokenizer.save_huggingface(folder);
     write_config(folder / "config.json", parts.model);
-    write_text_file(folder / kStateFile, state_json(state, parts.optimizer).dump(2) + "\n");
+    if (state != nullptr) write_text_file(folder / kStateFile, state_json(*state, parts.optimizer).dump(2) + "\n");
     write_text_file(folder / "train_config.yaml", parts.train_config_yaml);
     tensors.create(folder);
   });
@@ -178,6 +179,16 @@ void save_checkpoint(const fs::path& directory, const CheckpointParts& parts, co
     write_text_file(folder / kManifestFile, Json{{"files", files}}.dump(2) + "\n");
     target->commit();
   });
+}
+
+}  // namespace
+
+void save_checkpoint(const fs::path& directory, const CheckpointParts& parts, const TrainerState& state, Communicator& communicator) {
+  write_folder(directory, parts, &state, communicator);
+}
+
+void save_model(const fs::path& directory, const CheckpointParts& parts, Communicator& communicator) {
+  write_folder(directory, parts, nullptr, communicator);
 }
 
 void verify_checkpoint(const fs::path& directory) {
@@ -193,6 +204,10 @@ void verify_checkpoint(const fs::path& directory) {
 }
 
 TrainerState load_checkpoint(const fs::path& directory, AdamW& optimizer) {
+  if (!fs::exists(directory / kStateFile)) {
+    throw DataError({directory.string(), "a model without the state of a run", "a folder checkpoint-N or last_checkpoint",
+                     "to start from its weights name it by model.path"});
+  }
   const Json json = read_json(directory / kStateFile);
   const SafetensorsFile model(directory / kModelFile);
   const SafetensorsFile moments(directory / kOptimizerFile);

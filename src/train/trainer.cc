@@ -52,13 +52,13 @@ Schedule schedule(const TrainConfig& config, std::int64_t steps) {
 class Run {
  public:
   Run(const TrainConfig& config, const TrainerCallbacks& callbacks, Communicator& communicator, const ModelSource& source,
-      const Tokenizer& tokenizer, std::vector<WeightedStream> tokens, NumericTypes types)
+      const Tokenizer& tokenizer, const std::vector<WeightedStream>& tokens, NumericTypes types)
       : config_(config),
         callbacks_(callbacks),
         communicator_(communicator),
         output_dir_(config.train.output_dir),
         tokenizer_(tokenizer),
-        loader_(std::move(tokens), loader_options(config, communicator)),
+        loader_(tokens, loader_options(config, communicator)),
         total_steps_(total_steps(config, loader_.blocks_per_epoch())),
         schedule_(schedule(config, total_steps_)),
         model_(source, types.master, quantization_settings(config.quantization), starts_from_stored_scales(config.quantization, source)),
@@ -68,11 +68,14 @@ class Run {
     model_.model().set_compute_dtype(types.compute);
     model_.set_code_products(types.products);
     load_teacher(source, types);
-    if (communicator_.is_main()) evaluation_.emplace(config, model_.model().config(), tokenizer);
+    communicator_.main_only([&] { evaluation_.emplace(config, model_.model().config(), tokenizer, tokens, callbacks); });
   }
 
   TrainOutcome run() {
     steps_done_ = resume();
+    if (steps_done_ == 0 && config_.train.save_before_training) {
+      save_model(output_dir_ / "before_training_checkpoint", checkpoint_parts(), communicator_);
+    }
     if (communicator_.is_main()) run_log_.emplace(config_, model_, steps_done_, callbacks_.log);
     while (steps_done_ < total_steps_) {
       communicator_.set_activity("step " + std::to_string(steps_done_ + 1));
@@ -211,11 +214,12 @@ class Run {
     });
   }
 
+  CheckpointParts checkpoint_parts() { return {model_, step_.optimizer(), tokenizer_, to_yaml(config_)}; }
+
   fs::path checkpoint_name() const { return output_dir_ / ("checkpoint-" + std::to_string(steps_done_)); }
 
   void save(const fs::path& directory, const LoaderPosition& position) {
-    save_checkpoint(directory, {model_, step_.optimizer(), tokenizer_, to_yaml(config_)}, {steps_done_, position, tokenizer_.hash()},
-                    communicator_);
+    save_checkpoint(directory, checkpoint_parts(), {steps_done_, position, tokenizer_.hash()}, communicator_);
     last_saved_ = steps_done_;
     if (communicator_.is_main()) remove_old_checkpoints(output_dir_, config_.train.save_total_limit);
     if (run_log_) run_log_->resume_clock();
@@ -308,7 +312,7 @@ TrainOutcome train_rank(const TrainConfig& config, const TrainerCallbacks& callb
   require_same_data(communicator, tokens);
   const MemoryEstimate estimate = estimate_memory(source->config(), config, resident_memory(), communicator.ranks());
   report(estimate, callbacks.log);
-  Run run(config, callbacks, communicator, *source, tokenizer, std::move(tokens), types);
+  Run run(config, callbacks, communicator, *source, tokenizer, tokens, types);
   source.reset();  // a mapped model file counts as memory of this process
   const TrainOutcome outcome = run.run();
   if (callbacks.log) callbacks.log(LogLevel::kInfo, describe_peak(peak_memory(), estimate));

@@ -19,10 +19,14 @@ fs::path with_suffix(fs::path prefix, const char* suffix) { return prefix += suf
 
 bool is_token_file(const fs::path& prefix) { return fs::exists(with_suffix(prefix, ".idx")); }
 
+// The authors' layout: what `part` ("train_data", "valid_data") names inside a folder.
+fs::path inside(const fs::path& path, const char* part) {
+  const bool is_parent = !is_token_file(path) && (is_token_file(path / part) || is_saved_dataset(path / part));
+  return is_parent ? path / part : path;
+}
+
 fs::path resolved(const std::string& root, const fs::path& path) {
-  const fs::path full = fs::path(root) / path;  // an absolute path stays what it is
-  const bool is_parent = !is_token_file(full) && (is_token_file(full / "train_data") || is_saved_dataset(full / "train_data"));
-  return is_parent ? full / "train_data" : full;
+  return inside(fs::path(root) / path, "train_data");  // an absolute path stays what it is
 }
 
 // Token files one after another.
@@ -157,8 +161,10 @@ std::vector<WeightedStream> open_training_tokens(const TrainConfig::Data& config
 
 std::vector<std::int32_t> read_tokens(const fs::path& input, const TextOptions& text, const TokenEncoder& encoder,
                                       std::uint64_t max_tokens) {
-  if (!is_token_file(input)) return tokenize_text(encoder, input, text, max_tokens);
-  const auto file = open_token_file(input, encoder);
+  const fs::path path = inside(input, "valid_data");
+  if (is_saved_dataset(path)) return read_saved_dataset(path, encoder, max_tokens);
+  if (!is_token_file(path)) return tokenize_text(encoder, path, text, max_tokens);
+  const auto file = open_token_file(path, encoder);
   std::vector<std::int32_t> ids(max_tokens == 0 ? file->size() : std::min(max_tokens, file->size()));
   file->read(0, ids);
   return ids;

@@ -5,6 +5,7 @@
 
 #include <cmath>
 #include <cstdlib>
+#include <cstring>
 #include <filesystem>
 #include <nlohmann/json.hpp>
 #include <sstream>
@@ -132,17 +133,102 @@ TEST_F(AuthorsFiles, TokenizeAndTrainAsTheirProgramIsCalled) {
   const auto lines = metrics("outputs/run");
   ASSERT_EQ(lines.size(), 4U);  // 2048 tokens in steps of 8 x 64
   EXPECT_EQ(lines.back().at("tokens"), 2048);
-  int event_files = 0;
-  for (const auto& entry : fs::directory_iterator(folder_ / "outputs" / "logs")) {
-    EXPECT_GT(entry.file_size(), 500U);
-    ++event_files;
-  }
-  EXPECT_EQ(event_files, 1);
+  EXPECT_TRUE(fs::exists(folder_ / "outputs" / "run" / "before_training_checkpoint" / "model.safetensors"));
   const SafetensorsFile checkpoint(folder_ / "outputs" / "run" / "last_checkpoint" / "model.safetensors");
   EXPECT_EQ(checkpoint.tensor("model.layers.1.mlp.down_proj.weight_clip_val").shape, (std::vector<std::int64_t>{64, 1}));
   // Their --resume_ckpt is a name below the output folder.
   EXPECT_EQ(train("outputs/run", "--resume_ckpt last_checkpoint").code, 0);
   expect_refused(train("outputs/run", "--resume_ckpt checkpoint-7"), 3, {"checkpoint-7"});
+}
+
+// The framing and the scalars are read by their definition, not by our writer: length, CRC, message, CRC; tag (field 1) and float (field
+// 2).
+TEST_F(AuthorsFiles, EventFilesHaveTheMetricsOfEachLoggingStep) {
+  ASSERT_EQ(train("run", "--data.train slim.jsonl --train.code_histograms true").code, 0);
+  const auto lines = metrics("run");
+  std::vector<fs::path> files;
+  for (const auto& entry : fs::directory_iterator(folder_ / "outputs" / "logs")) files.push_back(entry.path());
+  ASSERT_EQ(files.size(), 1U);
+  const std::string bytes = read_text_file(files[0]);
+  std::vector<std::string> records;
+  for (std::size_t at = 0; at < bytes.size();) {
+    std::uint64_t length = 0;
+    std::memcpy(&length, bytes.data() + at, sizeof length);
+    ASSERT_LE(length, bytes.size() - at - 16);
+    records.push_back(bytes.substr(at + 12, length));
+    at += length + 16;
+  }
+  ASSERT_EQ(records.size(), lines.size() + 1);  // the first says the version
+  const auto scalar = [](const std::string& record, const std::string& tag) {
+    const std::string head = std::string("\x0a") + static_cast<char>(tag.size()) + tag + "\x15";
+    const std::size_t at = record.find(head);
+    EXPECT_NE(at, std::string::npos) << tag;
+    float value = 0;
+    if (at != std::string::npos) std::memcpy(&value, record.data() + at + head.size(), sizeof value);
+    return value;
+  };
+  for (std::size_t i = 0; i < lines.size(); ++i) {
+    const std::string& record = records[i + 1];
+    EXPECT_EQ(record.substr(9, 2), std::string("\x10") + static_cast<char>(lines[i].at("step").get<int>()));
+    EXPECT_EQ(scalar(record, "train/loss"), lines[i].at("loss").get<float>());
+    EXPECT_EQ(scalar(record, "train/grad_norm"), lines[i].at("gradient_norm").get<float>());
+    EXPECT_EQ(scalar(record, "train/learning_rate"), lines[i].at("learning_rate").get<float>());
+    EXPECT_NE(record.find("codes/model.layers.1.mlp.down_proj"), std::string::npos);
+  }
+}
+
+// Older files of theirs have a plain switch, and no mixture.
+TEST_F(AuthorsFiles, FilesWithAPlainSwitchWork) {
+  std::string text = read_text_file(folder_ / "train.yaml");
+  const auto cut = [&text](const std::string& from, const std::string& to, const std::string& with) {
+    const std::size_t begin = text.find(from);
+    text = text.substr(0, begin) + with + text.substr(text.find(to));
+  };
+  cut("sine_soft_q:", "contain_weight", "sine_soft_q: True\n");
+  cut("max_train_tokens:", "# train", "");
+  write_text_file(folder_ / "train.yaml", text);
+  ASSERT_EQ(run("tokenize --tokenize_config_file tokenize.yaml --train_data_dir dataset --train_data_file slim.jsonl "
+                "--tokenized_data_dir dataset/tokens")
+                .code,
+            0);
+  const Result result = train("run", "--train.max_steps 2");
+  ASSERT_EQ(result.code, 0) << result.err;
+  EXPECT_EQ(metrics("run").size(), 2U);
+}
+
+TEST_F(AuthorsFiles, RatiosThatDoNotSumToOneAreSharesOfTheBudget) {
+  tokenize("slim");
+  tokenize("fineweb");
+  const Result shares = train("run", "--slimpajama_data.mix_ratio 0.25 --fineweb_edu_data.mix_ratio 0.25");
+  ASSERT_EQ(shares.code, 0) << shares.err;
+  EXPECT_NE(shares.err.find("the sum is 0.5"), std::string::npos) << shares.err;
+  EXPECT_EQ(metrics("run").back().at("tokens"), 2048);
+}
+
+TEST_F(AuthorsFiles, ATokenFileOfAnotherTokenizerIsRefused) {
+  tokenize("slim");
+  std::string tokenizer = read_text_file(folder_ / "models" / "Llama-tiny" / "tokenizer.json");
+  const std::size_t at = tokenizer.find("\"a\":97");
+  ASSERT_NE(at, std::string::npos);
+  tokenizer.replace(at, 6, "\"a\":98");
+  tokenizer.replace(tokenizer.find("\"b\":98"), 6, "\"b\":97");
+  write_text_file(folder_ / "models" / "Llama-tiny" / "tokenizer.json", tokenizer);
+  expect_refused(train("out", "--data.train tokens_slim"), 3, {"train_data.bin", "tokenizer", "tokenize the text"});
+}
+
+// Datasets of blocks that their pre-tokenization saved, for validation too.
+TEST_F(AuthorsFiles, SavedDatasetsTrainAndValidate) {
+  const fs::path saved = fs::path(STABLEQAT_TEST_DATA) / "arrow" / "saved" / "train_data";
+  fs::create_directories(folder_ / "dataset" / "saved");
+  fs::copy(saved, folder_ / "dataset" / "saved" / "train_data");
+  const std::string flags = "--data.train saved --data.sequence_length 8 --train.gradient_accumulation_steps 2 --train.max_steps 2 ";
+  ASSERT_EQ(train("run", flags).code, 0);
+  fs::create_directories(folder_ / "dataset" / "other");
+  fs::copy(saved, folder_ / "dataset" / "other" / "valid_data");
+  expect_refused(train("twice", flags + "--data.valid dataset/other"), 3, {"dataset/other", "in the training data"});
+  const Result validated = train("valid", flags + "--data.valid dataset/other --data.overlap_tokens 0");
+  ASSERT_EQ(validated.code, 0) << validated.err;
+  EXPECT_EQ(metrics("valid").back().at("eval_tokens"), 70);  // 10 blocks of 8, 7 predicted in each
 }
 
 TEST_F(AuthorsFiles, AMixtureOfTextIsTokenizedOnTheWayAndResumesExactly) {

@@ -168,7 +168,7 @@ TEST_F(DistributedTest, ADamagedCheckpointIsPassedOver) {
 }
 
 TEST_F(DistributedTest, AFullDiskLeavesNothingHalfWritten) {
-  const Result result = run(launch_words(2, "out"), "trap '' XFSZ; ulimit -f 150;");
+  const Result result = run(launch_words(2, "out", "--train.save_before_training false"), "trap '' XFSZ; ulimit -f 340;");
   expect_refused(result, 4, {"out"});
   for (const auto& entry : fs::directory_iterator(folder_ / "out")) {
     EXPECT_EQ(entry.path().filename().string().find("checkpoint"), std::string::npos) << entry.path();

@@ -6,11 +6,15 @@
 #include <filesystem>
 #include <map>
 #include <set>
+#include <sstream>
 #include <string>
+#include <utility>
 #include <vector>
 
+#include "stableqat/base/file.h"
 #include "stableqat/bench/shapes.h"
 #include "stableqat/config/train_config.h"
+#include "stableqat/train/memory_estimate.h"
 #include "stableqat/train/settings.h"
 #include "stableqat/train/train_step.h"
 
@@ -93,15 +97,56 @@ TEST(Recipes, EachMethodStarts) {
   }
 }
 
-// Run by name (label long). The vocabulary, which no recipe quantizes, is cut down.
-TEST(Recipes, DISABLED_EachStartsAtTheTrueLayerShapes) {
+// What a reader decides by: how much, with what result, on which machine, how long. Expected figures are those of the paper's table.
+TEST(Recipes, HeadsSayTokensResultMemoryAndTime) {
+  const std::map<std::pair<std::string, std::int64_t>, std::map<std::string, std::string>> paper{
+      {{"llama-3.2-1b", 4}, {{"ste", "60.96"}, {"dsq", "61.07"}, {"stableqat", "61.24"}}},
+      {{"llama-3.2-1b", 3}, {{"ste", "59.57"}, {"dsq", "57.42"}, {"stableqat", "60.12"}}},
+      {{"llama-3.2-1b", 2}, {{"ste", "57.29"}, {"dsq", "56.39"}, {"stableqat", "58.08"}}},
+      {{"llama-3.2-3b", 4}, {{"ste", "66.81"}, {"dsq", "64.48"}, {"stableqat", "67.15"}}},
+      {{"llama-3.2-3b", 3}, {{"ste", "66.50"}, {"dsq", "64.52"}, {"stableqat", "66.90"}}},
+      {{"llama-3.2-3b", 2}, {{"ste", "61.69"}, {"dsq", "63.78"}, {"stableqat", "63.05"}}}};
   for (const Recipe& recipe : recipes()) {
-    ModelConfig shape = bench::shape(recipe.model);
-    shape.num_hidden_layers = 2;
-    shape.vocab_size = 1024;
-    expect_to_start(recipe, shape);
+    SCOPED_TRACE(recipe.path.string());
+    std::string head;
+    std::istringstream lines(read_text_file(recipe.path));
+    for (std::string line; std::getline(lines, line) && line.starts_with("#");) head += line.substr(1);
+    std::vector<std::string> words{std::to_string(recipe.bits) + " bits",
+                                   " tokens in sequences of 2048",
+                                   "Expected: ",
+                                   "Memory: ",
+                                   " GB",
+                                   "Time: ",
+                                   "A100 80 GB",
+                                   "H100",
+                                   "H200"};
+    const auto figures = paper.find({recipe.model, recipe.bits});
+    words.push_back(figures == paper.end() ? "have no such run" : "Expected: " + figures->second.at(recipe.method) + " %");
+    for (const std::string& word : words) EXPECT_NE(head.find(word), std::string::npos) << word << " not in" << head;
+    TrainConfig config = load(recipe.path);
+    config.train.precision = TrainConfig::Precision::kFloat32;
+    const double estimate = static_cast<double>(estimate_memory(bench::shape(recipe.model), config, 0).total()) / 1e9;
+    EXPECT_NEAR(std::stod(head.substr(head.find("Memory: ") + 8)), estimate, 0.5 + 1e-6);
   }
 }
+
+// Label long: up to 3 GB and a minute a model. The vocabulary, which no recipe quantizes, is cut down.
+class RecipeShapes : public ::testing::TestWithParam<const char*> {};
+
+TEST_P(RecipeShapes, DISABLED_EachStartsAtTheTrueLayerShapes) {
+  ModelConfig shape = bench::shape(GetParam());
+  shape.num_hidden_layers = 2;
+  shape.vocab_size = 1024;
+  int started = 0;
+  for (const Recipe& recipe : recipes()) {
+    if (recipe.model != GetParam()) continue;
+    expect_to_start(recipe, shape);
+    ++started;
+  }
+  EXPECT_EQ(started, 9);
+}
+
+INSTANTIATE_TEST_SUITE_P(Models, RecipeShapes, ::testing::Values("llama-3.2-1b", "llama-3.2-3b", "qwen3-0.6b", "qwen3-1.7b"));
 
 }  // namespace
 }  // namespace stableqat

@@ -148,10 +148,10 @@ void write_tiny_model(const fs::path& directory, const ModelConfig& config, std:
   writer.write(directory / "model.safetensors");
 }
 
-void write_tiny_corpus(const fs::path& file, int documents) {
+void write_tiny_corpus(const fs::path& file, int documents, std::uint64_t seed) {
   constexpr std::array kWords{"the",    "river", "was",   "wide",  "and",   "slow", "under", "a",
                               "bridge", "of",    "stone", "where", "boats", "went", "by"};
-  Generator generator(7);
+  Generator generator(seed);
   std::string text;
   for (int i = 0; i < documents; ++i) {
     std::string document;

@@ -16,7 +16,7 @@ ModelConfig tiny_config();
 // standard deviation 0.08.
 void write_tiny_model(const std::filesystem::path& directory, const ModelConfig& config = tiny_config(), std::uint64_t seed = 1);
 
-// JSON lines of English-like text, deterministic.
-void write_tiny_corpus(const std::filesystem::path& file, int documents);
+// JSON lines of English-like text, the same for the same seed.
+void write_tiny_corpus(const std::filesystem::path& file, int documents, std::uint64_t seed = 7);
 
 }  // namespace stableqat::testing

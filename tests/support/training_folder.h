@@ -37,7 +37,7 @@ class TrainingFolder : public ::testing::Test {
     fs::create_directories(folder_);
     write_tiny_model(folder_ / "model");
     write_tiny_corpus(folder_ / "train.jsonl", 200);
-    write_tiny_corpus(folder_ / "valid.jsonl", 10);
+    write_tiny_corpus(folder_ / "valid.jsonl", 10, 8);
     write_text_file(folder_ / "run.yaml", R"(
 model: {path: model}
 quantization: {method: stableqat, bits: 3}

@@ -5,7 +5,10 @@
 #include <ATen/ops/linalg_vector_norm.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <array>
 #include <cmath>
+#include <cstdio>
 #include <filesystem>
 #include <limits>
 #include <nlohmann/json.hpp>
@@ -45,16 +48,27 @@ at::Tensor ids_of(const Json& rows) {
   return ids;
 }
 
+// Into the test's report (--gtest_output=xml), from which benchmarks/results has its table.
+void record(const char* what, double deviation) {
+  std::array<char, 32> text{};
+  std::snprintf(text.data(), text.size(), "%.1e", deviation);
+  ::testing::Test::RecordProperty(what, text.data());
+}
+
 void expect_log_probs(const CausalLm& model, const at::Tensor& ids, const Json& rows, double tolerance) {
   const at::NoGradGuard no_grad;
+  double largest = 0;
   const at::Tensor found = token_log_probs(model, model.hidden_states(ids), ids).to(at::kDouble).contiguous();
   const double* next = found.const_data_ptr<double>();
   for (const Json& row : rows) {
     for (const Json& value : row) {
       const double expected = value.get<double>();
-      EXPECT_NEAR(*next++, expected, tolerance * std::max(1.0, std::abs(expected)));
+      const double scale = std::max(1.0, std::abs(expected));
+      largest = std::max(largest, std::abs(*next - expected) / scale);
+      EXPECT_NEAR(*next++, expected, tolerance * scale);
     }
   }
+  record("log_probs", largest);
 }
 
 class ModelFamilyTest : public ::testing::TestWithParam<const char*> {
@@ -78,15 +92,19 @@ class ModelFamilyTest : public ::testing::TestWithParam<const char*> {
   void expect_gradients(CausalLm& model, double tolerance) const {
     const SafetensorsFile gradients(folder() / "gradients.safetensors");
     std::size_t compared = 0;
+    double largest = 0;
     model.visit_parameters([&](const std::string& name, ParameterRole, at::Tensor& value) {
       at::Tensor expected = at::empty(value.sizes(), at::kFloat);
       gradients.read_f32(name, std::span<float>(expected.data_ptr<float>(), static_cast<std::size_t>(expected.numel())));
       ASSERT_TRUE(value.grad().defined()) << name;
       const at::Tensor difference = value.grad().to(at::kDouble) - expected.to(at::kDouble);
       const double norm = at::linalg_vector_norm(expected, 2, {}, false, at::kDouble).item<double>();
-      EXPECT_LE(at::linalg_vector_norm(difference).item<double>(), tolerance * norm) << name;
+      const double deviation = at::linalg_vector_norm(difference).item<double>();
+      EXPECT_LE(deviation, tolerance * norm) << name;
+      if (norm > 0) largest = std::max(largest, deviation / norm);
       ++compared;
     });
+    record("gradients", largest);
     EXPECT_EQ(compared, gradients.tensors().size());
   }
 };
@@ -137,6 +155,30 @@ TEST_P(GgufFamilyTest, TheConfigurationIsThatOfTheFolder) {
 
 INSTANTIATE_TEST_SUITE_P(Families, GgufFamilyTest, ::testing::Values("llama3", "qwen2", "qwen3", "smollm3"),
                          [](const auto& test) { return std::string(test.param); });
+
+// The config.json of published models, and the numbers of parameters that their pages state (tied heads counted once).
+TEST(PublishedModelsTest, TheirConfigurationsLoadWithTheStatedNumberOfParameters) {
+  const Json models = Json::parse(read_text_file(kFolder.parent_path() / "published_configs.json"));
+  EXPECT_EQ(models.size(), 10U);
+  for (const Json& model : models) {
+    SCOPED_TRACE(model.at("name").get<std::string>());
+    std::int64_t parameters = 0;
+    for (const ParameterShape& shape : parameter_shapes(model_config_from_json(model.at("config"), "config.json")))
+      parameters += shape.elements();
+    EXPECT_EQ(parameters, model.at("parameters").get<std::int64_t>());
+  }
+}
+
+// float16 in several files, and an unquantized GGUF of the same weights.
+TEST(FineTunedModelTest, BothFormsFollowTransformers) {
+  const fs::path folder = kFolder.parent_path() / "fine_tuned";
+  const Json expected = Json::parse(read_text_file(folder / "expected.json"));
+  for (const char* name : {"merged", "merged.gguf"}) {
+    SCOPED_TRACE(name);
+    expect_log_probs(CausalLm(*ModelSource::open(folder / name), at::kDouble), ids_of(expected.at("ids")), expected.at("log_probs"),
+                     kDoubleTolerance);
+  }
+}
 
 // Checkpoints as the authors' program writes them: weights, scales and its settings; evaluated as its layer evaluates them.
 class AuthorsCheckpointTest : public ::testing::Test {

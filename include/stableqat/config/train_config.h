@@ -60,6 +60,7 @@ struct TrainConfig {
     bool skip_bad_lines = false;
     std::int64_t max_train_tokens = 0;  // 0 = num_train_epochs decides
     bool allow_repeats = false;
+    std::int64_t overlap_tokens = 1'000'000'000;  // of the training data, searched for `valid`; 0 = not searched
     std::int64_t shuffle_seed = 42;
 
     bool operator==(const Data&) const = default;
@@ -89,6 +90,7 @@ struct TrainConfig {
     ReportTo report_to = ReportTo::kNone;
     std::string logging_dir;  // "" = output_dir/runs
     bool code_histograms = false;
+    bool save_before_training = true;
     std::int64_t save_steps = 500;        // 0 = only at the end
     std::int64_t save_total_limit = 2;    // 0 = keep all
     std::int64_t eval_steps = 0;          // 0 = only at the end

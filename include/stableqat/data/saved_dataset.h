@@ -24,4 +24,8 @@ std::optional<TokenFileInfo> import_saved_dataset(const std::filesystem::path& f
                                                   const std::filesystem::path& prefix, const ProgressCallback& progress = {},
                                                   const StopRequested& stop = {});
 
+// The ids of all its rows in memory, or the first `max_tokens` of them (0 = all). Throws DataError as import_saved_dataset() does.
+std::vector<std::int32_t> read_saved_dataset(const std::filesystem::path& folder, const TokenEncoder& encoder,
+                                             std::uint64_t max_tokens = 0);
+
 }  // namespace stableqat

@@ -69,8 +69,8 @@ struct TokenFileInfo {
 
 // Writes PREFIX.bin, PREFIX.idx and PREFIX.json; none appears before commit(), and PREFIX.idx, without which nobody reads the others,
 // appears last. Until then the work lies in PREFIX.bin.partial, PREFIX.idx.partial and PREFIX.json.partial, which are removed by the
-// destructor unless save() was called: then a later writer of the same prefix, in another process perhaps, can go on from there. Memory: 4
-// bytes a document. Not thread-safe. Throws EnvironmentError (disk full, unwritable folder, another process writing this prefix).
+// destructor unless save() was called: then a later writer of the same prefix, in another process perhaps, can go on from there. Memory is
+// constant. Not thread-safe. Throws EnvironmentError (disk full, unwritable folder, another process writing this prefix).
 class TokenFileWriter {
  public:
   // The element type is uint16 when the vocabulary has fewer than 65,500 ids, else int32.
@@ -87,7 +87,7 @@ class TokenFileWriter {
   // One document, its end-of-text id included. Throws std::invalid_argument for an id outside the vocabulary or a document of 2^31 tokens.
   void add_document(std::span<const std::int32_t> ids);
 
-  std::uint64_t documents() const noexcept { return lengths_.size(); }
+  std::uint64_t documents() const noexcept { return documents_; }
   std::uint64_t tokens() const noexcept { return tokens_; }
 
   // Sets `info`'s tool, vocabulary size and counts of documents and tokens from what was written, then makes the three files appear.
@@ -99,17 +99,19 @@ class TokenFileWriter {
   void begin();
   void remove_partial_files() noexcept;
   void flush();
+  void flush_lengths();
   void write_index(AtomicFile& index) const;
 
   std::filesystem::path prefix_;
   std::int64_t vocabulary_size_;
   std::size_t element_size_;
   GrowingFile bin_;
-  GrowingFile lengths_file_;  // of the documents saved
+  GrowingFile lengths_file_;  // of documents, int32
   bool begun_ = false;
   bool keeps_ = false;
   std::vector<std::byte> buffer_;
-  std::vector<std::int32_t> lengths_;
+  std::vector<std::int32_t> lengths_;  // of the documents behind those in the file
+  std::uint64_t documents_ = 0;
   std::uint64_t tokens_ = 0;
 };
 

@@ -8,6 +8,7 @@
 #pragma once
 
 #include <filesystem>
+#include <optional>
 #include <span>
 #include <string>
 
@@ -29,5 +30,9 @@ bool download_files(const Repository& repository, const std::string& commit, std
 
 // Notes that `revision` stood for `commit`, so that huggingface_hub finds it without network. Nothing to note for a commit.
 void write_reference(const Repository& repository, const std::string& revision, const std::string& commit, const HubOptions& options);
+
+// The snapshot that `revision` stood for when it was last fetched, by this program or by huggingface_hub; nullopt when it never was. Needs
+// no network. It holds what was fetched then, which need not be all files.
+std::optional<std::filesystem::path> cached_snapshot(const Repository& repository, const std::string& revision, const HubOptions& options);
 
 }  // namespace stableqat::hub

@@ -47,6 +47,9 @@ struct CheckpointParts {
 void save_checkpoint(const std::filesystem::path& directory, const CheckpointParts& parts, const TrainerState& state,
                      Communicator& communicator);
 
+// The same without optimizer and state: a model to evaluate, export or start from, not one to resume.
+void save_model(const std::filesystem::path& directory, const CheckpointParts& parts, Communicator& communicator);
+
 // Throws DataError that names the first file that is missing, truncated or altered.
 void verify_checkpoint(const std::filesystem::path& directory);
 

@@ -21,7 +21,8 @@ enum class TrainOutcome {
   kInterrupted  // a stop was requested; a checkpoint of the last complete step is there
 };
 
-// Writes below train.output_dir: metrics.jsonl, tokens/ (text tokenized on the way), checkpoint-N, last_checkpoint. Continuing from a
+// Writes below train.output_dir: metrics.jsonl, tokens/ (text tokenized on the way), before_training_checkpoint (a model without the
+// state of a run), checkpoint-N, last_checkpoint. Continuing from a
 // checkpoint gives the same files, bit for bit, as a run that was never interrupted (same machine and number of threads).
 // Throws the library's errors. Before a NumericError (loss or gradient not finite) a checkpoint of the last good step is written. Not
 // thread-safe; uses LibTorch's thread pool, whose size it sets from train.threads.

@@ -28,7 +28,8 @@ std::vector<WeightedStream> open_training_tokens(const TrainConfig::Data& config
                                                  const std::filesystem::path& cache_prefix, const LogCallback& log = {},
                                                  const ProgressCallback& progress = {}, const StopRequested& stop = {});
 
-// Ids of a token file or text, in memory, at most `max_tokens` (0 = all).
+// Ids of a token file, a dataset saved by `datasets`, a folder that holds either as valid_data, or text; in memory, at most `max_tokens`
+// (0 = all). Throws DataError.
 std::vector<std::int32_t> read_tokens(const std::filesystem::path& input, const TextOptions& text, const TokenEncoder& encoder,
                                       std::uint64_t max_tokens = 0);
 
