@@ -6,6 +6,7 @@
 #include "commands.h"
 #include "heartbeat.h"
 #include "model_path.h"
+#include "profile.h"
 #include "stableqat/config/train_config.h"
 #include "stableqat/dist/process_group.h"
 #include "stableqat/train/settings.h"
@@ -19,6 +20,8 @@ namespace {
 struct TrainFlags {
   std::string config;
   std::vector<std::string> overrides;
+  std::string profile;
+  std::int64_t profile_steps = 10;
   bool dry_run = false;
   bool reference = false;
 };
@@ -45,8 +48,11 @@ ExitCode run(const TrainFlags& options, Console& console) {
   const auto timeout = std::chrono::milliseconds(static_cast<std::int64_t>(1e3 * config.distributed.timeout));
   const auto communicator = connect(self, timeout);
   const ProgressCallback shown = communicator->is_main() ? console.progress_callback() : ProgressCallback();
-  const TrainerCallbacks callbacks{console.log_callback(), with_heartbeat(shown), stop};
-  return train(config, callbacks, *communicator) == TrainOutcome::kFinished ? ExitCode::kDone : ExitCode::kInterrupted;
+  StepProfile profile(options.profile, options.profile_steps, communicator->rank());
+  const TrainerCallbacks callbacks{console.log_callback(), profile.watch(with_heartbeat(shown)), stop};
+  const TrainOutcome outcome = train(config, callbacks, *communicator);
+  profile.finish();
+  return outcome == TrainOutcome::kFinished ? ExitCode::kDone : ExitCode::kInterrupted;
 }
 
 }  // namespace
@@ -56,6 +62,11 @@ void register_train(CLI::App& app, Program& program) {
                                   "stableqat train --config run.yaml --quantization.bits 3 --train.max_steps 100");
   const auto options = std::make_shared<TrainFlags>();
   command.add_option("--config,--train_config_file", options->config, "YAML file; the PyTorch program's files work too")->type_name("FILE");
+  command
+      .add_option("--profile", options->profile,
+                  "Write a time line of the first steps for Perfetto or chrome://tracing; further processes write FILE.rank-R")
+      ->type_name("FILE");
+  command.add_option("--profile-steps", options->profile_steps, "Steps in it")->check(CLI::PositiveNumber)->capture_default_str();
   CLI::Option* dry_run =
       command.add_flag("--dry-run", options->dry_run, "Check the configuration and print it in full; reads no model and no data");
   CLI::Option* reference =

@@ -45,6 +45,16 @@ void use_threads(const TrainConfig& config) {
 }
 
 TrainingSubject::TrainingSubject(const TrainingJob& job) : config_(job.config) {
+  prepare(job);
+  step_ = std::make_unique<TrainStep>(*model_, train_step_options(config_));
+}
+
+TrainingSubject::TrainingSubject(const TrainingJob& job, Communicator& communicator) : config_(job.config) {
+  prepare(job);
+  step_ = std::make_unique<TrainStep>(*model_, train_step_options(config_), communicator);
+}
+
+void TrainingSubject::prepare(const TrainingJob& job) {
   use_threads(config_);
   std::vector<std::string> notices;
   const NumericTypes types = numeric_types(config_.train.precision, config_.train.compute, notices);
@@ -52,7 +62,6 @@ TrainingSubject::TrainingSubject(const TrainingJob& job) : config_(job.config) {
   model_ = std::make_unique<QuantizedModel>(*source, types.master, quantization_settings(config_.quantization));
   model_->model().set_compute_dtype(types.compute);
   model_->set_code_products(types.products);
-  step_ = std::make_unique<TrainStep>(*model_, train_step_options(config_));
   batches_ = random_batches(config_, source->config().vocab_size);
 }
 
@@ -74,7 +83,11 @@ StepSeconds TrainingSubject::step() {
   const Stopwatch whole;
   for (const at::Tensor& ids : batches_) {
     observer_.begin_micro_batch();
-    step_->accumulate(ids, scale);
+    if (&ids == &batches_.back()) {
+      step_->accumulate_last(ids, scale);
+    } else {
+      step_->accumulate(ids, scale);
+    }
     seconds.forward += observer_.forward_seconds();
   }
   seconds.backward = whole.seconds() - seconds.forward;

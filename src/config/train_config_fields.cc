@@ -245,6 +245,15 @@ void add_train(TrainConfig::Train& train, std::vector<Field>& rows) {
            .target = &train.save_total_limit,
            .help = "Checkpoints to keep, the oldest goes first; 0 = all.",
            .range = kNotNegative},
+          {.key = "train.save_keep_every",
+           .target = &train.save_keep_every,
+           .help = "Checkpoints of steps that are multiples of this stay besides those of `train.save_total_limit`; 0 = none.",
+           .range = kNotNegative},
+          {.key = "train.save_in_background",
+           .target = &train.save_in_background,
+           .help =
+               "Checkpoints are written while training goes on. What is not written when the next update changes it is copied to memory "
+               "first: at most the size of the checkpoint, of each process its share."},
           {.key = "train.eval_steps",
            .target = &train.eval_steps,
            .help = "Optimizer steps between evaluations on `data.valid` and `train.eval_tasks`; 0 = only at the end.",

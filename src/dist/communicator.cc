@@ -29,6 +29,7 @@ class SingleProcess final : public Communicator {
   std::vector<std::vector<double>> all_gather_numbers(const std::vector<double>& own) override { return {own}; }
   void barrier() override {}
   void main_only(const std::function<void()>& work) override { work(); }
+  std::unique_ptr<Communicator> duplicate() override { return std::make_unique<SingleProcess>(); }
   void set_activity(std::string) override {}
   Traffic traffic() const noexcept override { return {}; }
 };

@@ -40,10 +40,12 @@ std::uint64_t size_in_bytes(const at::Tensor& tensor) { return static_cast<std::
 class GlooCommunicator final : public Communicator {
  public:
   explicit GlooCommunicator(const Membership& membership)
-      : self_(membership.self),
-        store_(membership.store),
-        roll_call_(membership.roll_call_store, self_.rank, self_.ranks, !self_.agent_has_store) {
-    auto options = c10d::ProcessGroupGloo::Options::create_default(membership.timeout);
+      : GlooCommunicator(membership, std::make_shared<RollCall>(membership.roll_call_store, membership.self.rank, membership.self.ranks,
+                                                                !membership.self.agent_has_store)) {}
+  // One more line between the same ranks, whose store has keys of its own.
+  GlooCommunicator(const Membership& membership, std::shared_ptr<RollCall> roll_call)
+      : self_(membership.self), store_(membership.store), timeout_(membership.timeout), roll_call_(std::move(roll_call)) {
+    auto options = c10d::ProcessGroupGloo::Options::create_default(timeout_);
     if (self_.is_loopback() && !environment_variable("GLOO_SOCKET_IFNAME")) {
       options->devices = {c10d::ProcessGroupGloo::createDeviceForHostname(self_.address)};
     }
@@ -100,6 +102,11 @@ class GlooCommunicator final : public Communicator {
       throw;
     }
     guarded([&] { store_->set(key, std::string("done")); });
+  }
+
+  std::unique_ptr<Communicator> duplicate() override {
+    const StorePointer store = c10::make_intrusive<c10d::PrefixStore>("line/" + std::to_string(++lines_), store_);
+    return guarded([&] { return std::make_unique<GlooCommunicator>(Membership{self_, store, nullptr, timeout_}, roll_call_); });
   }
 
   void set_activity(std::string activity) override { activity_ = std::move(activity); }
@@ -176,7 +183,7 @@ class GlooCommunicator final : public Communicator {
     try {
       return function();
     } catch (const std::exception&) {
-      throw_lost(roll_call_.missing_ranks());
+      throw_lost(roll_call_->missing_ranks());
     }
   }
 
@@ -188,9 +195,11 @@ class GlooCommunicator final : public Communicator {
 
   LaunchEnvironment self_;
   StorePointer store_;
-  RollCall roll_call_;
+  std::chrono::milliseconds timeout_;
+  std::shared_ptr<RollCall> roll_call_;
   c10::intrusive_ptr<c10d::ProcessGroupGloo> group_;
   std::int64_t main_only_count_ = 0;
+  int lines_ = 0;
   std::string activity_;
   Traffic traffic_;
 };

@@ -20,6 +20,7 @@ class RollCall {
   ~RollCall();
 
   // In words: "rank 2", "ranks 1, 2"; "a rank" when all answer. The same text on all ranks that ask. Takes a few seconds. Throws nothing.
+  // Thread-safe.
   std::string missing_ranks() noexcept;
 
  private:

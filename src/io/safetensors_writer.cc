@@ -106,14 +106,20 @@ void SafetensorsWriter::create(const std::filesystem::path& path) const {
 }
 
 void SafetensorsWriter::fill(const std::filesystem::path& path) const {
-  const Layout file_layout = layout(path);
   SharedFile file(path);
+  for (const Part& part : parts()) file.write_at(part.position, part.bytes);
+  file.sync();
+}
+
+std::vector<SafetensorsWriter::Part> SafetensorsWriter::parts() const {
+  const Layout file_layout = layout("tensors");
+  std::vector<Part> result;
   std::uint64_t begin = file_layout.head.size();
   for (const auto* entry : file_layout.order) {
-    file.write_at(begin + entry->second.first, entry->second.bytes);
+    result.push_back({begin + entry->second.first, entry->second.bytes});
     begin += entry->second.byte_size;
   }
-  file.sync();
+  return result;
 }
 
 }  // namespace stableqat

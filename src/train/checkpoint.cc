@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <charconv>
-#include <map>
 #include <nlohmann/json.hpp>
 #include <string_view>
 #include <utility>
@@ -10,110 +9,21 @@
 #include "stableqat/base/error.h"
 #include "stableqat/base/file.h"
 #include "stableqat/io/safetensors.h"
+#include "train/checkpoint_files.h"
 
 namespace stableqat {
 
 namespace fs = std::filesystem;
+using namespace checkpoint;
 
 namespace {
 
 using Json = nlohmann::json;
 
-constexpr const char* kModelFile = "model.safetensors";
-constexpr const char* kOptimizerFile = "optimizer.safetensors";
-constexpr const char* kStateFile = "trainer_state.json";
-constexpr const char* kManifestFile = "manifest.json";
-constexpr std::string_view kScaleSuffix = ".weight_clip_val";
 constexpr std::string_view kPrefix = "checkpoint-";
-
-bool is_scale(std::string_view name) { return name.ends_with(kScaleSuffix); }
 
 std::span<std::byte> tensor_bytes(const at::Tensor& tensor) {
   return {static_cast<std::byte*>(tensor.data_ptr()), static_cast<std::size_t>(tensor.nbytes())};
-}
-
-DType dtype_of(const at::Tensor& tensor) { return tensor.scalar_type() == at::kDouble ? DType::kF64 : DType::kF32; }
-
-std::vector<std::int64_t> whole_shape(const TrainedTensor& tensor) {
-  std::vector<std::int64_t> shape = tensor.value.sizes().vec();
-  shape[0] = tensor.all_rows;
-  return shape;
-}
-
-// Where the rows of this rank begin in the whole tensor, in bytes.
-std::uint64_t offset_of_rows(const TrainedTensor& tensor) {
-  std::int64_t row = tensor.value.element_size();
-  for (std::int64_t d = 1; d < tensor.value.dim(); ++d) row *= tensor.value.size(d);
-  return static_cast<std::uint64_t>(tensor.rows.first * row);
-}
-
-// `values`: of the same rows as the trained tensor's.
-void add_rows(SafetensorsWriter& writer, const std::string& name, const TrainedTensor& tensor, const at::Tensor& values) {
-  writer.add_part(name, dtype_of(values), whole_shape(tensor), offset_of_rows(tensor), tensor_bytes(values));
-}
-
-// The files of tensors. Keeps the scales that are written.
-class TensorFiles {
- public:
-  TensorFiles(const CheckpointParts& parts, bool with_optimizer) : with_optimizer_(with_optimizer) {
-    std::map<std::string, at::Tensor> scales;
-    for (const QuantizedWeight& weight : parts.model.weights()) {
-      scales.emplace(weight.name() + std::string(kScaleSuffix), weight.effective_scale());
-    }
-    model_.set_metadata("format", "pt");
-    for (std::size_t i = 0; i < parts.optimizer.tensors().size(); ++i) {
-      const TrainedTensor& tensor = parts.optimizer.tensors()[i];
-      scales_.push_back(is_scale(tensor.name) ? scales.at(tensor.name) : tensor.value);
-      add_rows(model_, tensor.name, tensor, scales_.back());
-      if (!with_optimizer) continue;
-      add_rows(optimizer_, "first." + tensor.name, tensor, parts.optimizer.first_moment(i));
-      add_rows(optimizer_, "second." + tensor.name, tensor, parts.optimizer.second_moment(i));
-      if (is_scale(tensor.name)) add_rows(optimizer_, "value." + tensor.name, tensor, tensor.value);
-    }
-  }
-
-  void create(const fs::path& folder) const {
-    model_.create(folder / kModelFile);
-    if (with_optimizer_) optimizer_.create(folder / kOptimizerFile);
-  }
-  void fill(const fs::path& folder) const {
-    model_.fill(folder / kModelFile);
-    if (with_optimizer_) optimizer_.fill(folder / kOptimizerFile);
-  }
-
- private:
-  bool with_optimizer_;
-  SafetensorsWriter model_;
-  SafetensorsWriter optimizer_;
-  std::vector<at::Tensor> scales_;
-};
-
-void write_config(const fs::path& path, const QuantizedModel& model) {
-  Json config = to_json(model.model().config());
-  if (model.settings()) config["stableqat"] = to_json(*model.settings());
-  write_text_file(path, config.dump(2) + "\n");
-}
-
-Json state_json(const TrainerState& state, const AdamW& optimizer) {
-  return {
-      {"step", state.step}, {"optimizer_steps", optimizer.steps()}, {"position", state.position}, {"tokenizer_hash", state.tokenizer_hash}};
-}
-
-// {"NAME": {"bytes", "xxh3"}} of the files in `directory`, which the ranks share out among themselves.
-Json file_entries(const fs::path& directory, Communicator& communicator) {
-  std::vector<fs::path> files;
-  for (const auto& entry : fs::directory_iterator(directory)) files.push_back(entry.path());
-  std::sort(files.begin(), files.end(), [](const fs::path& a, const fs::path& b) {
-    return std::pair(fs::file_size(b), a.filename()) < std::pair(fs::file_size(a), b.filename());
-  });
-  Json own = Json::object();
-  for (std::size_t i = static_cast<std::size_t>(communicator.rank()); i < files.size();
-       i += static_cast<std::size_t>(communicator.ranks())) {
-    own[files[i].filename().string()] = {{"bytes", fs::file_size(files[i])}, {"xxh3", file_content_hash(files[i])}};
-  }
-  Json all = Json::object();
-  for (const std::string& part : communicator.all_gather_text(own.dump())) all.update(Json::parse(part));
-  return all;
 }
 
 [[noreturn]] void throw_corrupt(const fs::path& path, const std::string& found) {
@@ -158,38 +68,7 @@ std::int64_t step_of_state(const fs::path& directory) {
   }
 }
 
-// Without `state` a model alone.
-void write_folder(const fs::path& directory, const CheckpointParts& parts, const TrainerState* state, Communicator& communicator) {
-  const TensorFiles tensors(parts, state != nullptr);
-  std::optional<AtomicDirectory> target;  // on rank 0
-  together(communicator, [&] {
-    if (!communicator.is_main()) return;
-    const fs::path& folder = target.emplace(directory).staging();
-    parts.tokenizer.save_huggingface(folder);
-    write_config(folder / "config.json", parts.model);
-    if (state != nullptr) write_text_file(folder / kStateFile, state_json(*state, parts.optimizer).dump(2) + "\n");
-    write_text_file(folder / "train_config.yaml", parts.train_config_yaml);
-    tensors.create(folder);
-  });
-  const fs::path folder = communicator.all_gather_text(target ? target->staging().string() : "").front();
-  together(communicator, [&] { tensors.fill(folder); });
-  const Json files = file_entries(folder, communicator);
-  together(communicator, [&] {
-    if (!target) return;
-    write_text_file(folder / kManifestFile, Json{{"files", files}}.dump(2) + "\n");
-    target->commit();
-  });
-}
-
 }  // namespace
-
-void save_checkpoint(const fs::path& directory, const CheckpointParts& parts, const TrainerState& state, Communicator& communicator) {
-  write_folder(directory, parts, &state, communicator);
-}
-
-void save_model(const fs::path& directory, const CheckpointParts& parts, Communicator& communicator) {
-  write_folder(directory, parts, nullptr, communicator);
-}
 
 void verify_checkpoint(const fs::path& directory) {
   const fs::path manifest_path = directory / kManifestFile;
@@ -262,7 +141,7 @@ std::optional<fs::path> find_checkpoint(const fs::path& output_dir, const LogCal
                    "restore one, or start anew with train.resume: never"});
 }
 
-void remove_old_checkpoints(const fs::path& output_dir, std::int64_t keep) {
+void remove_old_checkpoints(const fs::path& output_dir, std::int64_t keep, std::int64_t keep_every) {
   if (keep <= 0) return;
   std::vector<std::pair<std::int64_t, fs::path>> numbered;
   for (const auto& entry : fs::directory_iterator(output_dir)) {
@@ -271,7 +150,15 @@ void remove_old_checkpoints(const fs::path& output_dir, std::int64_t keep) {
   }
   std::sort(numbered.begin(), numbered.end());
   const auto surplus = static_cast<std::int64_t>(numbered.size()) - keep;
-  for (std::int64_t i = 0; i < surplus; ++i) fs::remove_all(numbered[static_cast<std::size_t>(i)].second);
+  for (std::int64_t i = 0; i < surplus; ++i) {
+    const auto& [step, path] = numbered[static_cast<std::size_t>(i)];
+    if (keep_every > 0 && step % keep_every == 0) continue;
+    std::error_code error;
+    fs::remove_all(path, error);
+    if (error) {
+      throw EnvironmentError({path.string(), error.message(), "an old checkpoint that can be removed", "check the folder's permissions"});
+    }
+  }
 }
 
 }  // namespace stableqat

@@ -17,6 +17,11 @@ HeadLoss head_loss(const CausalLm& model, const at::Tensor& hidden, const at::Te
   return head_forward_backward(model, hidden.detach(), ids, gradient_scale, &distillation);
 }
 
+at::Tensor hidden_states(const CausalLm& model, const at::Tensor& ids) {
+  RECORD_USER_SCOPE("forward");
+  return model.hidden_states(ids);
+}
+
 at::Tensor as_leaf(const at::Tensor& x) { return x.detach().requires_grad_(); }
 
 HeadLoss with_recomputation(CausalLm& model, const at::Tensor& ids, double gradient_scale, const Teacher* teacher) {
@@ -25,6 +30,7 @@ HeadLoss with_recomputation(CausalLm& model, const at::Tensor& ids, double gradi
   std::vector<at::Tensor> inputs;
   at::Tensor x = embedded.detach();
   {
+    RECORD_USER_SCOPE("forward");
     const at::NoGradGuard no_grad;
     for (std::int64_t i = 0; i < model.num_layers(); ++i) {
       inputs.push_back(x);
@@ -34,6 +40,7 @@ HeadLoss with_recomputation(CausalLm& model, const at::Tensor& ids, double gradi
   x = as_leaf(x);
   const at::Tensor hidden = model.final_norm(x);
   HeadLoss loss = head_loss(model, hidden, ids, gradient_scale, teacher);
+  RECORD_USER_SCOPE("backward");
   hidden.backward(loss.hidden_gradient);
   at::Tensor gradient = x.grad();
   for (std::int64_t i = model.num_layers() - 1; i >= 0; --i) {
@@ -54,8 +61,9 @@ HeadLoss forward_backward(CausalLm& model, const at::Tensor& ids, double gradien
   if (recompute == Recompute::kBlock) {
     loss = with_recomputation(model, ids, gradient_scale, teacher);
   } else {
-    const at::Tensor hidden = model.hidden_states(ids);
+    const at::Tensor hidden = hidden_states(model, ids);
     loss = head_loss(model, hidden, ids, gradient_scale, teacher);
+    RECORD_USER_SCOPE("backward");
     hidden.backward(loss.hidden_gradient);
   }
   loss.hidden_gradient = at::Tensor();

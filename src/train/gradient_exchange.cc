@@ -7,6 +7,8 @@
 #include <torch/csrc/autograd/variable.h>
 
 #include <functional>
+#include <limits>
+#include <string_view>
 #include <utility>
 
 namespace stableqat {
@@ -29,9 +31,25 @@ class Hook final : public torch::autograd::FunctionPostHook {
 
 }  // namespace
 
+std::int64_t turn_in_backward(const std::string& name, ParameterRole role) {
+  constexpr std::string_view kLayers = "model.layers.";
+  constexpr auto kEnd = std::numeric_limits<std::int64_t>::max();
+  if (name.starts_with(kLayers)) return -std::stoll(name.substr(kLayers.size()));
+  if (role == ParameterRole::kHead) return kEnd;
+  return role == ParameterRole::kEmbedding ? kEnd - 1 : -kEnd;
+}
+
+std::size_t BucketSizes::add(std::int64_t piece) {
+  if (pieces.empty() || (pieces.back() + piece) * bytes_per_piece_element > bucket_bytes) pieces.push_back(0);
+  pieces.back() += piece;
+  return pieces.size() - 1;
+}
+
 GradientExchange::GradientExchange(Communicator& communicator, const std::vector<at::Tensor>& leaves, const ReductionOptions& options)
     : communicator_(communicator), in_bf16_(options.in_bf16) {
-  for (const at::Tensor& leaf : leaves) add(leaf, options);
+  if (leaves.empty()) return;
+  BucketSizes sizes{options.bucket_bytes, static_cast<std::int64_t>(leaves.front().element_size()) * communicator.ranks(), {}};
+  for (const at::Tensor& leaf : leaves) add(leaf, sizes);
   // The linear layers add to the gradient themselves and hand an undefined one to the leaf's accumulator, whose hooks run all the same.
   for (std::size_t i = 0; i < leaves_.size(); ++i) {
     leaves_[i].accumulator = torch::autograd::impl::grad_accumulator(leaves_[i].tensor);
@@ -43,14 +61,13 @@ GradientExchange::~GradientExchange() {
   for (const Leaf& leaf : leaves_) leaf.accumulator->del_post_hook(leaf.hook);
 }
 
-void GradientExchange::add(const at::Tensor& leaf, const ReductionOptions& options) {
-  const std::int64_t ranks = communicator_.ranks();
-  const std::int64_t piece = rows_per_rank(leaf.size(0), ranks) * (leaf.numel() / leaf.size(0));
-  const auto bytes = static_cast<std::int64_t>(leaf.element_size()) * ranks;
-  if (buckets_.empty() || (buckets_.back().piece + piece) * bytes > options.bucket_bytes) buckets_.emplace_back();
+void GradientExchange::add(const at::Tensor& leaf, BucketSizes& sizes) {
+  const std::int64_t piece = rows_per_rank(leaf.size(0), communicator_.ranks()) * (leaf.numel() / leaf.size(0));
+  const std::size_t index = sizes.add(piece);
+  buckets_.resize(index + 1);
   Bucket& bucket = buckets_.back();
   bucket.leaves.push_back(leaves_.size());
-  leaves_.push_back({leaf, buckets_.size() - 1, piece, std::exchange(bucket.piece, bucket.piece + piece), 0, nullptr});
+  leaves_.push_back({leaf, index, piece, std::exchange(bucket.piece, bucket.piece + piece), 0, nullptr});
 }
 
 void GradientExchange::begin() {
@@ -88,6 +105,7 @@ void GradientExchange::start_next() {
 }
 
 void GradientExchange::complete_oldest() {
+  RECORD_USER_SCOPE("gradient_sum");
   Bucket& bucket = buckets_[completed_++];
   bucket.transfer->wait();
   for (const std::size_t index : bucket.leaves) {

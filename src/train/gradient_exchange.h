@@ -6,10 +6,12 @@
 #include <cstdint>
 #include <deque>
 #include <memory>
+#include <string>
 #include <vector>
 
 #include "stableqat/base/row_range.h"
 #include "stableqat/dist/communicator.h"
+#include "stableqat/models/parameters.h"
 
 namespace torch::autograd {
 struct Node;
@@ -20,6 +22,20 @@ namespace stableqat {
 struct ReductionOptions {
   bool in_bf16 = false;                                        // what is sent; sums are taken in the gradient's type
   std::int64_t bucket_bytes = std::int64_t{25} * 1024 * 1024;  // of gradients, before they are rounded
+};
+
+// Backward goes from the last norm and block to the first and ends with the embedding. An untied head is no part of its graph: it comes
+// last. Parameters with smaller numbers are finished first.
+std::int64_t turn_in_backward(const std::string& name, ParameterRole role);
+
+// How leaves are put together to buckets: one after the other, until a bucket is full.
+struct BucketSizes {
+  std::int64_t bucket_bytes = 0;
+  std::int64_t bytes_per_piece_element = 0;  // of a gradient, times ranks
+  std::vector<std::int64_t> pieces;          // elements of one rank's piece, by bucket
+
+  // The bucket that the leaf goes to, whose piece has so many elements.
+  std::size_t add(std::int64_t piece);
 };
 
 // Gradients are exchanged in buckets, each as soon as backward has finished all of it, while backward goes on. All ranks start the same
@@ -60,7 +76,7 @@ class GradientExchange {
     std::unique_ptr<Transfer> transfer;
   };
 
-  void add(const at::Tensor& leaf, const ReductionOptions& options);
+  void add(const at::Tensor& leaf, BucketSizes& sizes);
   void on_gradient(std::size_t leaf);
   void start_next();
   void complete_oldest();

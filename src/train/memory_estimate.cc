@@ -2,13 +2,16 @@
 
 #include <algorithm>
 #include <cstdio>
+#include <map>
 #include <optional>
 #include <string_view>
 
+#include "stableqat/base/row_range.h"
 #include "stableqat/models/head.h"
 #include "stableqat/models/parameters.h"
 #include "stableqat/models/quantized_model.h"
 #include "stableqat/train/settings.h"
+#include "train/gradient_exchange.h"
 
 namespace stableqat {
 
@@ -74,6 +77,38 @@ double block_bytes_per_row(const ModelConfig& model, double element, bool intege
   return element * (norms + attention + gate) + (keeps_inputs ? products : 0);
 }
 
+// What buckets of gradients in flight keep: sent, received and summed.
+struct ExchangeBytes {
+  double blocks = 0;  // while backward is in the blocks
+  double edges = 0;   // with the embedding or head, when backward is through
+};
+
+ExchangeBytes exchange_bytes(const ModelConfig& model, const TrainConfig& config, double element, int ranks) {
+  ExchangeBytes most;
+  if (ranks == 1) return most;
+  std::multimap<std::int64_t, ParameterShape> by_turn;
+  for (const ParameterShape& parameter : parameter_shapes(model))
+    by_turn.emplace(turn_in_backward(parameter.name, parameter.role), parameter);
+  BucketSizes sizes{config.distributed.bucket_mb << 20, static_cast<std::int64_t>(element) * ranks, {}};
+  std::vector<bool> is_edge;
+  for (const auto& [turn, parameter] : by_turn) {
+    const std::int64_t rows = parameter.sizes[0];
+    const std::size_t bucket = sizes.add(rows_per_rank(rows, ranks) * (parameter.elements() / rows));
+    is_edge.resize(bucket + 1);
+    is_edge[bucket] = is_edge[bucket] || parameter.role == ParameterRole::kEmbedding || parameter.role == ParameterRole::kHead;
+  }
+  const double sent = config.distributed.reduce == TrainConfig::Reduce::kBf16 ? 2.0 : element;
+  for (std::size_t last = 0; last < sizes.pieces.size(); ++last) {
+    double window = 0;
+    for (std::size_t i = last + 1 - std::min(last + 1, GradientExchange::kMostInFlight); i <= last; ++i) {
+      window += static_cast<double>(sizes.pieces[i]) * (2 * sent * ranks + element);
+    }
+    double& kind = is_edge[last] ? most.edges : most.blocks;
+    kind = std::max(kind, window);
+  }
+  return most;
+}
+
 std::uint64_t bytes(double value) { return static_cast<std::uint64_t>(value); }
 
 }  // namespace
@@ -127,7 +162,13 @@ MemoryEstimate estimate_memory(const ModelConfig& model, const TrainConfig& conf
   add("gradients", (parameters + share * scales) * master);
   add("moments", 2 * share * (parameters + scales) * master);
   add("activations", blocks + edges);
-  add("head", std::max(head, backward));
+  const double edge = std::max(head, backward);
+  add("head", edge);
+  // Backward gives activations back while it fills buckets; those of the embedding come when all are gone.
+  const ExchangeBytes exchange = exchange_bytes(model, config, master, ranks);
+  const double in_backward = blocks + edges + std::max(head, backward + exchange.blocks);
+  add("exchange", std::max(in_backward, exchange.edges) - (blocks + edges + edge));
+  if (config.train.save_in_background) estimate.checkpoint_at_most = bytes(share * 3 * (parameters + scales) * master);
   if (config.distillation.weight > 0) add("teacher", parameters * master + copies + logits);
   return estimate;
 }
@@ -144,6 +185,9 @@ std::string describe(const MemoryEstimate& estimate) {
   for (const MemoryEstimate::Part& part : estimate.parts) {
     text += separator + part.name + " " + gigabytes(part.bytes);
     separator = ", ";
+  }
+  if (estimate.checkpoint_at_most > 0) {
+    text += "; while a checkpoint is written, up to " + gigabytes(estimate.checkpoint_at_most) + " more where the disk is slow";
   }
   return text;
 }

@@ -7,7 +7,6 @@
 #include "stableqat/models/parameters.h"
 #include "stableqat/models/quantized_model.h"
 #include "stableqat/train/settings.h"
-#include "train/gradient_exchange.h"
 #include "train/weight_exchange.h"
 
 namespace stableqat {
@@ -61,11 +60,6 @@ double seconds_on_wire(double bytes, const ClusterRates& rates, int ranks) {
   return std::max(share * bytes / rates.link_in_machine, (1.0 - share) * bytes / rates.link_to_machines);
 }
 
-std::uint64_t exchange_buffers(const TrainConfig& config) {
-  // Buckets in flight, each sent, received and summed; one of weights sent and received.
-  return static_cast<std::uint64_t>(config.distributed.bucket_mb << 20) * (3 * GradientExchange::kMostInFlight + 4);
-}
-
 }  // namespace
 
 Traffic step_traffic(const ModelConfig& model, const TrainConfig& config, int ranks) {
@@ -90,8 +84,8 @@ Traffic step_traffic(const ModelConfig& model, const TrainConfig& config, int ra
       traffic.weights += others * piece * element;
     }
   }
-  // Losses and stops (3), norms (3) and gradients of alpha, counts (2).
-  traffic.control = others * (8 + alphas) * sizeof(double);
+  // Losses, stops and failed checkpoints (4), norms (3) and gradients of alpha, counts (2).
+  traffic.control = others * (9 + alphas) * sizeof(double);
   return traffic;
 }
 
@@ -103,7 +97,6 @@ RunPlan plan_run(const ModelConfig& model, const TrainConfig& config, const Clus
   const std::int64_t per_rank = std::max<std::int64_t>(1, config.train.gradient_accumulation_steps / ranks);
   plan.micro_batches = per_rank * ranks;
   plan.memory = estimate_memory(model, config, 0, ranks);
-  if (ranks > 1) plan.memory.parts.push_back({"exchange", exchange_buffers(config)});
   plan.traffic = step_traffic(model, config, ranks);
 
   const auto tokens = static_cast<double>(config.train.micro_batch_size * config.data.sequence_length);

@@ -1,13 +1,12 @@
 #include "stableqat/train/train_step.h"
 
 #include <ATen/core/grad_mode.h>
+#include <ATen/record_function.h>
 
 #include <algorithm>
 #include <cmath>
-#include <limits>
 #include <map>
 #include <string>
-#include <string_view>
 #include <utility>
 
 #include "quant/tensor_dispatch.h"
@@ -25,16 +24,6 @@ double sum_of_squares(const at::Tensor& tensor) {
     using T = decltype(type);
     return kernels::sum_of_squares<T>(tensor.numel(), tensor.const_data_ptr<T>());
   });
-}
-
-// Backward goes from the last norm and block to the first and ends with the embedding. An untied head is no part of its graph: it comes
-// last.
-std::int64_t turn_in_backward(const std::string& name, ParameterRole role) {
-  constexpr std::string_view kLayers = "model.layers.";
-  constexpr auto kEnd = std::numeric_limits<std::int64_t>::max();
-  if (name.starts_with(kLayers)) return -std::stoll(name.substr(kLayers.size()));
-  if (role == ParameterRole::kHead) return kEnd;
-  return role == ParameterRole::kEmbedding ? kEnd - 1 : -kEnd;
 }
 
 }  // namespace
@@ -180,6 +169,7 @@ GradientNorms TrainStep::measure_gradients() {
 }
 
 StepReport TrainStep::update(double learning_rate) {
+  RECORD_USER_SCOPE("update");
   const at::NoGradGuard no_grad;
   StepReport report;
   report.norms = measure_gradients();

@@ -2,6 +2,7 @@
 
 #include <ATen/Parallel.h>
 #include <ATen/ops/empty.h>
+#include <ATen/record_function.h>
 
 #include <cmath>
 #include <memory>
@@ -17,6 +18,7 @@
 #include "stableqat/models/model_source.h"
 #include "stableqat/tokenizer/tokenizer.h"
 #include "stableqat/train/checkpoint.h"
+#include "stableqat/train/checkpoint_writer.h"
 #include "stableqat/train/memory_estimate.h"
 #include "stableqat/train/schedule.h"
 #include "stableqat/train/settings.h"
@@ -63,7 +65,9 @@ class Run {
         schedule_(schedule(config, total_steps_)),
         model_(source, types.master, quantization_settings(config.quantization), starts_from_stored_scales(config.quantization, source)),
         step_(model_, train_step_options(config), communicator),
-        batch_(at::empty({config.train.micro_batch_size, config.data.sequence_length}, at::kLong)) {
+        batch_(at::empty({config.train.micro_batch_size, config.data.sequence_length}, at::kLong)),
+        checkpoints_(communicator, {model_, step_.optimizer(), tokenizer_, to_yaml(config_)}, config.train.save_in_background,
+                     [this] { remove_old_checkpoints(output_dir_, config_.train.save_total_limit, config_.train.save_keep_every); }) {
     require_same_model(communicator_, model_);
     model_.model().set_compute_dtype(types.compute);
     model_.set_code_products(types.products);
@@ -74,7 +78,7 @@ class Run {
   TrainOutcome run() {
     steps_done_ = resume();
     if (steps_done_ == 0 && config_.train.save_before_training) {
-      save_model(output_dir_ / "before_training_checkpoint", checkpoint_parts(), communicator_);
+      checkpoints_.start_model(output_dir_ / "before_training_checkpoint");
     }
     if (communicator_.is_main()) run_log_.emplace(config_, model_, steps_done_, callbacks_.log);
     while (steps_done_ < total_steps_) {
@@ -88,6 +92,7 @@ class Run {
     }
     if (last_evaluation_ != steps_done_) evaluate();
     save(output_dir_ / "last_checkpoint", loader_.position());
+    checkpoints_.wait();
     return TrainOutcome::kFinished;
   }
 
@@ -150,7 +155,7 @@ class Run {
     StepLoss own;
     for (std::int64_t i = 0; i < micro_batches; ++i) {
       if (communicator_.ranks() == 1 && stop_requested()) return std::nullopt;
-      loader_.next(std::span<std::int64_t>(batch_.data_ptr<std::int64_t>(), static_cast<std::size_t>(batch_.numel())));
+      read_batch();
       const HeadLoss loss =
           i + 1 < micro_batches ? step_.accumulate(batch_, scale, teacher) : step_.accumulate_last(batch_, scale, teacher);
       own.loss += scale * loss.loss;
@@ -159,13 +164,20 @@ class Run {
     return of_all_ranks(own, step_start);
   }
 
+  void read_batch() {
+    RECORD_USER_SCOPE("data");
+    loader_.next(std::span<std::int64_t>(batch_.data_ptr<std::int64_t>(), static_cast<std::size_t>(batch_.numel())));
+  }
+
   bool stop_requested() const { return callbacks_.stop && callbacks_.stop(); }
 
-  // Sums over ranks; whether any of them was asked to stop is then known to all.
+  // Sums over ranks; whether any of them was asked to stop, or could not write its checkpoint, is then known to all.
   StepLoss of_all_ranks(const StepLoss& own, const LoaderPosition& step_start) {
-    const auto all = communicator_.all_gather_numbers({own.loss, own.cross_entropy, stop_requested() ? 1.0 : 0.0});
+    const auto all = communicator_.all_gather_numbers(
+        {own.loss, own.cross_entropy, stop_requested() ? 1.0 : 0.0, checkpoints_.has_failed() ? 1.0 : 0.0});
     StepLoss sum;
     for (std::size_t rank = 0; rank < all.size(); ++rank) {
+      if (all[rank][3] > 0) checkpoints_.wait();
       if (!std::isfinite(all[rank][0])) throw_diverged(rank, all[rank][0], step_start);
       sum.loss += all[rank][0];
       sum.cross_entropy += all[rank][1];
@@ -176,6 +188,7 @@ class Run {
 
   [[noreturn]] void throw_diverged(std::size_t rank, double loss, const LoaderPosition& step_start) {
     save(checkpoint_name(), step_start);
+    checkpoints_.wait();
     const std::string where = communicator_.ranks() > 1 ? " on rank " + std::to_string(rank) : "";
     throw NumericError({"loss at step " + std::to_string(steps_done_ + 1) + where, std::to_string(loss), "a finite number",
                         "lower train.learning_rate or check the data; the state before this step is in " + checkpoint_name().string()});
@@ -184,10 +197,12 @@ class Run {
   void update(const StepLoss& loss, const LoaderPosition& step_start) {
     const double learning_rate = schedule_.rate(steps_done_);
     StepReport report;
+    checkpoints_.before_change();
     try {
       report = step_.update(learning_rate);
     } catch (const NumericError&) {
       save(checkpoint_name(), step_start);
+      checkpoints_.wait();
       throw;
     }
     ++steps_done_;
@@ -207,6 +222,7 @@ class Run {
   }
 
   void evaluate() {
+    RECORD_USER_SCOPE("evaluation");
     last_evaluation_ = steps_done_;
     communicator_.main_only([this] {
       evaluation_->run(steps_done_, model_.model(), *run_log_, callbacks_.progress, callbacks_.stop);
@@ -214,19 +230,17 @@ class Run {
     });
   }
 
-  CheckpointParts checkpoint_parts() { return {model_, step_.optimizer(), tokenizer_, to_yaml(config_)}; }
-
   fs::path checkpoint_name() const { return output_dir_ / ("checkpoint-" + std::to_string(steps_done_)); }
 
   void save(const fs::path& directory, const LoaderPosition& position) {
-    save_checkpoint(directory, checkpoint_parts(), {steps_done_, position, tokenizer_.hash()}, communicator_);
+    checkpoints_.start(directory, {steps_done_, position, tokenizer_.hash()});
     last_saved_ = steps_done_;
-    if (communicator_.is_main()) remove_old_checkpoints(output_dir_, config_.train.save_total_limit);
     if (run_log_) run_log_->resume_clock();
   }
 
   TrainOutcome interrupted(const LoaderPosition& position) {
     if (last_saved_ != steps_done_) save(checkpoint_name(), position);
+    checkpoints_.wait();
     log("stopped at step " + std::to_string(steps_done_) + "; the same command continues from there");
     return TrainOutcome::kInterrupted;
   }
@@ -246,6 +260,7 @@ class Run {
   Teacher teacher_;
   std::optional<RunEvaluation> evaluation_;  // rank 0 only, as the next
   std::optional<RunLog> run_log_;
+  CheckpointWriter checkpoints_;  // below all that it writes, so that it ends first
 
   std::int64_t steps_done_ = 0;
   std::int64_t last_saved_ = -1;

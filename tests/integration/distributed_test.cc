@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <map>
 
 #include "../support/training_folder.h"
 
@@ -82,6 +83,40 @@ TEST_F(DistributedTest, EveryMethodTrainsTheSameOnTwoProcesses) {
     expect_losses_near(losses("two"), losses("one"));
     fs::remove_all(folder_ / "one");
     fs::remove_all(folder_ / "two");
+  }
+}
+
+TEST_F(DistributedTest, AProfileIsATimeLineOfEachRank) {
+  const Result result = run("launch --nproc 2 -- " + train_words("out", "--train.threads 0 --profile trace.json --profile-steps 4"));
+  ASSERT_EQ(result.code, 0) << result.err;
+  for (const int rank : {0, 1}) {
+    const nlohmann::json events = nlohmann::json::parse(read_text_file(folder_ / (rank == 0 ? "trace.json" : "trace.rank-1.json")));
+    std::map<std::string, int> counts;
+    for (const nlohmann::json& event : events) {
+      EXPECT_EQ(event.at("pid"), rank);
+      if (event.at("ph") == "M") continue;
+      EXPECT_GT(event.at("ts").get<double>(), 0);
+      ++counts[event.at("name").get<std::string>()];
+    }
+    // Four of six steps, each of two micro-batches a rank; the checkpoint of step 3 is written meanwhile.
+    EXPECT_EQ(counts["data"], 8);
+    EXPECT_EQ(counts["forward"], 8);
+    EXPECT_EQ(counts["backward"], 8);
+    EXPECT_EQ(counts["update"], 4);
+    EXPECT_EQ(counts["weight_exchange"], 4);
+    EXPECT_GT(counts["gloo:all_to_all"], 0);
+  }
+  expect_refused(train("other", "--profile absent/trace.json"), 4, {"absent/trace.json"});
+}
+
+TEST_F(DistributedTest, CheckpointsInTheBackgroundAreTheSame) {
+  const std::string more = "--train.save_steps 2 --train.save_total_limit 0 ";
+  ASSERT_EQ(launch(2, "out", more + "--train.save_in_background false").code, 0);
+  // Slow enough that several updates come before a checkpoint is written.
+  const Result result = run(launch_words(2, "background", more), "LD_PRELOAD=" STABLEQAT_FAULT_SHIM " FAULT_SLOW_WRITES=2");
+  ASSERT_EQ(result.code, 0) << result.err;
+  for (const char* name : {"checkpoint-2", "checkpoint-4", "last_checkpoint"}) {
+    expect_same_checkpoint("out/" + std::string(name), "background/" + std::string(name));
   }
 }
 

@@ -114,5 +114,37 @@ TEST_F(HubCommandTest, SampleThenTokenize) {
   EXPECT_EQ(stableqat("sample org/text --budget many --output sample").code, 2);
 }
 
+TEST_F(HubCommandTest, TheAuthorsDataSetsByTheirNames) {
+  std::string text;
+  for (int i = 0; i < 100; ++i) text += json{{"text", "document " + std::to_string(i)}}.dump() + "\n";
+  for (const char* name : {"chunk1/a", "chunk1/b", "chunk1/c", "chunk2/a", "chunk2/b", "chunk2/c"}) {
+    put("datasets/cerebras/SlimPajama-627B/train/" + std::string(name) + ".jsonl.zst", zstd(text));
+  }
+  put("datasets/cerebras/SlimPajama-627B/test/chunk1/x.jsonl.zst", zstd(text));
+  put("datasets/HuggingFaceFW/fineweb-edu/sample/100BT/000.parquet", read_text_file(STABLEQAT_TEST_DATA "/arrow/texts.parquet"));
+  put("datasets/HuggingFaceFW/fineweb-edu/data/other.parquet", "");
+  serve();
+  const Result slim = stableqat("sample slimpajama --output slim");
+  ASSERT_EQ(slim.code, 0) << slim.err;
+  json plan = json::parse(read_text_file(folder_ / "slim/plan.json"));
+  EXPECT_EQ(plan.at("seed"), 42);
+  EXPECT_EQ(plan.at("budget_tokens"), 20'000'000'000);
+  ASSERT_EQ(plan.at("chunks").size(), 2U);  // of train only
+  for (const json& chunk : plan.at("chunks")) {
+    EXPECT_EQ(chunk.at("files"), 3);
+    ASSERT_EQ(chunk.at("drawn").size(), 1U);  // ceil(3 * 20 / 626)
+    EXPECT_NEAR(chunk.at("drawn")[0].at("share").get<double>(), 3 * 20.0 / 626, 1e-9);
+  }
+  // Of each its share of 100 documents.
+  EXPECT_EQ(json::parse("[" + slim.out.substr(0, slim.out.find(' ')) + "]")[0], 2 * 10) << slim.out;
+
+  const Result edu = stableqat("sample fineweb-edu --budget 200B --output edu");
+  ASSERT_EQ(edu.code, 0) << edu.err;
+  plan = json::parse(read_text_file(folder_ / "edu/plan.json"));
+  ASSERT_EQ(plan.at("chunks").size(), 1U);
+  EXPECT_EQ(plan.at("chunks")[0].at("drawn")[0].at("path"), "sample/100BT/000.parquet");
+  EXPECT_EQ(edu.out.rfind("6 documents, ", 0), 0U) << edu.out;
+}
+
 }  // namespace
 }  // namespace stableqat::hub

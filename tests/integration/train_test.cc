@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <limits>
+#include <set>
 #include <utility>
 
 #include "../support/training_folder.h"
@@ -74,6 +75,15 @@ TEST_F(TrainTest, OnlyTheNewestCheckpointsAreKept) {
   EXPECT_FALSE(fs::exists(folder_ / "out" / "checkpoint-3"));
   EXPECT_TRUE(fs::exists(folder_ / "out" / "checkpoint-4"));
   EXPECT_TRUE(fs::exists(folder_ / "out" / "checkpoint-5"));
+}
+
+TEST_F(TrainTest, EveryKthCheckpointStaysToo) {
+  ASSERT_EQ(train("out", "--train.max_steps 8 --train.save_steps 1 --train.save_total_limit 1 --train.save_keep_every 3").code, 0);
+  std::set<std::string> names;
+  for (const auto& entry : fs::directory_iterator(folder_ / "out")) {
+    if (entry.path().filename().string().starts_with("checkpoint-")) names.insert(entry.path().filename().string());
+  }
+  EXPECT_EQ(names, (std::set<std::string>{"checkpoint-3", "checkpoint-6", "checkpoint-7"}));
 }
 
 TEST_F(TrainTest, ATrainedCheckpointIsEvaluatedContinuedAndGeneratedFrom) {

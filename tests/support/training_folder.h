@@ -66,10 +66,11 @@ train: {output_dir: out, micro_batch_size: 2, gradient_accumulation_steps: 4, ma
   Result train(const std::string& output, const std::string& more = "") const { return run(train_words(output, more)); }
 
   // Starts the program in a process of its own, calls `watch` with its id about every millisecond until it ends, and returns its wait
-  // status.
-  int run_watched(const std::string& arguments, const std::function<void(pid_t)>& watch) const {
-    std::vector<std::string> words{"sh", "-c",
-                                   "cd '" + folder_.string() + "' && exec '" STABLEQAT_PROGRAM "' " + arguments + " >stdout 2>stderr"};
+  // status. `variables`: NAME=VALUE, of its environment.
+  int run_watched(const std::string& arguments, const std::function<void(pid_t)>& watch, const std::string& variables = "") const {
+    std::vector<std::string> words{
+        "sh", "-c",
+        "cd '" + folder_.string() + "' && exec env " + variables + " '" STABLEQAT_PROGRAM "' " + arguments + " >stdout 2>stderr"};
     std::vector<char*> pointers;
     for (std::string& word : words) pointers.push_back(word.data());
     pointers.push_back(nullptr);
@@ -84,13 +85,16 @@ train: {output_dir: out, micro_batch_size: 2, gradient_accumulation_steps: 4, ma
   }
 
   // The same, and sends `signal` once `path` exists.
-  int run_and_signal(const std::string& arguments, const std::filesystem::path& path, int signal) const {
+  int run_and_signal(const std::string& arguments, const std::filesystem::path& path, int signal, const std::string& variables = "") const {
     bool sent = false;
-    const int status = run_watched(arguments, [&](pid_t process) {
-      if (sent || !std::filesystem::exists(folder_ / path)) return;
-      ::kill(process, signal);
-      sent = true;
-    });
+    const int status = run_watched(
+        arguments,
+        [&](pid_t process) {
+          if (sent || !std::filesystem::exists(folder_ / path)) return;
+          ::kill(process, signal);
+          sent = true;
+        },
+        variables);
     EXPECT_TRUE(sent) << "the run ended before " << path;
     return status;
   }

@@ -7,6 +7,7 @@
 #include <atomic>
 #include <chrono>
 #include <cmath>
+#include <thread>
 
 #include "stableqat/dist/process_group.h"
 
@@ -59,6 +60,27 @@ TEST(Communicator, SeveralExchangesAtATimeKeepTheirOrder) {
       transfers[static_cast<std::size_t>(i)]->wait();
       for (int r = 0; r < 2; ++r) EXPECT_TRUE(all[static_cast<std::size_t>(i)][r].eq(10 * i + r).all().item<bool>()) << i;
     }
+  });
+}
+
+TEST(Communicator, ALineOfItsOwnKeepsItsOwnOrder) {
+  run_as_threads(2, kTimeout, [](Communicator& self) {
+    const std::unique_ptr<Communicator> first = self.duplicate();
+    const std::unique_ptr<Communicator> second = self.duplicate();
+    // Another thread exchanges by the second line while this one is at the others, on the ranks in another order.
+    std::vector<std::string> from_second;
+    std::thread thread([&] {
+      if (self.rank() == 0) std::this_thread::sleep_for(300ms);
+      for (int i = 0; i < 20; ++i) from_second = second->all_gather_text("second of " + std::to_string(self.rank()));
+    });
+    if (self.rank() == 1) std::this_thread::sleep_for(300ms);
+    for (int i = 0; i < 20; ++i) {
+      EXPECT_EQ(sum_over_ranks(self, {1.0}), std::vector<double>{2.0});
+      EXPECT_EQ(first->all_gather_text("first of " + std::to_string(self.rank())), (std::vector<std::string>{"first of 0", "first of 1"}));
+    }
+    thread.join();
+    EXPECT_EQ(from_second, (std::vector<std::string>{"second of 0", "second of 1"}));
+    EXPECT_EQ(self.traffic().control, 20U * sizeof(double)) << "lines count on their own";
   });
 }
 

@@ -3,8 +3,11 @@
 
 #include <gtest/gtest.h>
 
+#include <chrono>
+
 #include "stableqat/bench/shapes.h"
 #include "stableqat/bench/training_subject.h"
+#include "stableqat/dist/process_group.h"
 
 namespace stableqat::bench {
 namespace {
@@ -64,6 +67,38 @@ TEST(MemoryEstimate, HoldsWhereActivationsWeighMost) {
 TEST(MemoryEstimate, HoldsForThePlainForms) {
   expect_near(job(small_model(), with({"--train.precision", "float64"}, "2", "256")));
   expect_near(job(small_model(), with({"--train.precision", "bfloat16"}, "2", "256")));
+}
+
+// What a rank of several sees in a step, in threads of this process that count their own tensors.
+void expect_near(const TrainingJob& job, int ranks) {
+  run_as_threads(ranks, std::chrono::seconds(60), [&](Communicator& self) {
+    const auto estimate = estimate_memory(*job.random_weights, job.config, 0, ranks);
+    TrainingSubject subject(job, self);
+    subject.step();
+    const auto observed = static_cast<double>(subject.tensor_bytes_of_step());
+    EXPECT_NEAR(static_cast<double>(estimate.total()) / observed, 1.0, 0.1)
+        << "rank " << self.rank() << " of " << ranks << ", observed " << gigabytes(static_cast<std::uint64_t>(observed)) << ": "
+        << describe(estimate);
+  });
+}
+
+TEST(MemoryEstimate, HoldsForRanks) {
+  for (const int ranks : {2, 4}) {
+    expect_near(job(small_model(), with({"--distributed.bucket_mb", "1"}, "1", "16")), ranks);
+    expect_near(job(small_model(), with({"--distributed.bucket_mb", "4"}, "1", "16")), ranks);
+    expect_near(job(small_model(), with({"--distributed.bucket_mb", "1", "--distributed.reduce", "bf16"}, "1", "16")), ranks);
+    expect_near(job(small_model(), with({"--distributed.bucket_mb", "1"}, "4", "512")), ranks);
+  }
+}
+
+TEST(MemoryEstimate, SaysWhatACheckpointMayTakeBesides) {
+  MemoryEstimate estimate = estimate_memory(small_model(), job(small_model(), {}).config, 0, 2);
+  std::uint64_t moments = 0;
+  for (const MemoryEstimate::Part& part : estimate.parts) moments += part.name == "moments" ? part.bytes : 0;
+  EXPECT_NEAR(static_cast<double>(estimate.checkpoint_at_most), 1.5 * static_cast<double>(moments), 2);
+  EXPECT_NE(describe(estimate).find("while a checkpoint is written"), std::string::npos);
+  estimate = estimate_memory(small_model(), job(small_model(), {"--train.save_in_background", "false"}).config, 0, 2);
+  EXPECT_EQ(estimate.checkpoint_at_most, 0U);
 }
 
 TEST(MemoryEstimate, AddsUpAndNamesItsParts) {

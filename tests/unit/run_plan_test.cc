@@ -56,7 +56,7 @@ TEST_F(RunPlanTest, BytesAreThoseThatRanksCount) {
         constexpr std::uint64_t kSteps = 2;
         for (std::uint64_t i = 0; i < kSteps; ++i) {
           step.accumulate_last(ids, 1.0 / ranks);
-          self.all_gather_numbers({0, 0, 0});  // the trainer's
+          self.all_gather_numbers({0, 0, 0, 0});  // the trainer's
           step.update(1e-3);
         }
         const Traffic planned = step_traffic(model.model().config(), config_, ranks);

@@ -7,16 +7,21 @@
 #include <gtest/gtest.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cmath>
 #include <filesystem>
 #include <functional>
 #include <limits>
 #include <map>
 #include <mutex>
+#include <nlohmann/json.hpp>
 
 #include "../support/tiny_model.h"
 #include "stableqat/base/error.h"
+#include "stableqat/base/file.h"
 #include "stableqat/dist/process_group.h"
+#include "stableqat/models/parameters.h"
+#include "stableqat/train/trace.h"
 #include "stableqat/train/train_step.h"
 
 namespace stableqat {
@@ -229,6 +234,7 @@ class Watcher final : public Communicator {
   std::vector<std::vector<double>> all_gather_numbers(const std::vector<double>& own) override { return inner_.all_gather_numbers(own); }
   void barrier() override { inner_.barrier(); }
   void main_only(const std::function<void()>& work) override { inner_.main_only(work); }
+  std::unique_ptr<Communicator> duplicate() override { return inner_.duplicate(); }
   void set_activity(std::string activity) override { inner_.set_activity(std::move(activity)); }
   Traffic traffic() const noexcept override { return inner_.traffic(); }
 
@@ -253,6 +259,66 @@ TEST_F(ShardedStepTest, TheExchangeBeginsWhileBackwardRuns) {
       EXPECT_TRUE(first_layer_done.back());
     });
   }
+}
+
+TEST_F(ShardedStepTest, ATraceShowsExchangesThatOverlapBackward) {
+  const fs::path path = folder_ / "trace.json";
+  TraceRecorder recorder(path, 5);
+  run_as_threads(2, kTimeout, [&](Communicator& self) {
+    QuantizedModel model(*source_, at::kFloat, settings(QuantizerKind::kLsq, 3, true));
+    TrainStep step(model, options(), self);
+    step.accumulate(ids(self.rank()), 0.25);
+    step.accumulate_last(ids(2 + self.rank()), 0.25);
+    step.update(1e-3);
+  });
+  recorder.finish();
+
+  struct Span {
+    double begin, end;
+  };
+  std::map<std::string, std::vector<Span>> spans;
+  std::map<std::int64_t, std::pair<std::string, Span>> open;
+  std::uint64_t gradient_bytes = 0;
+  const nlohmann::json events = nlohmann::json::parse(read_text_file(path));
+  ASSERT_TRUE(events.is_array());
+  for (const nlohmann::json& event : events) {
+    EXPECT_EQ(event.at("pid"), 5);
+    const std::string kind = event.at("ph");
+    const std::string name = event.at("name");
+    if (kind == "X") {
+      const double begin = event.at("ts");
+      spans[name].push_back({begin, begin + event.at("dur").get<double>()});
+    } else if (kind == "b") {
+      open[event.at("id")] = {name, {event.at("ts"), 0}};
+      if (name.find("all_to_all") != name.npos) gradient_bytes += event.at("args").at("bytes").get<std::uint64_t>();
+    } else if (kind == "e") {
+      auto& [opened, span] = open.at(event.at("id"));
+      EXPECT_EQ(opened, name);
+      span.end = event.at("ts");
+      EXPECT_GE(span.end, span.begin);
+      spans[name].push_back(span);
+    } else {
+      EXPECT_EQ(kind, "M");
+    }
+  }
+  // Two ranks, two micro-batches each.
+  for (const auto& [name, count] :
+       std::map<std::string, std::size_t>{{"forward", 4}, {"head", 4}, {"backward", 4}, {"update", 2}, {"weight_exchange", 2}}) {
+    EXPECT_EQ(spans[name].size(), count) << name;
+  }
+  const std::vector<Span>& buckets = spans["gloo:all_to_all"];
+  ASSERT_GT(buckets.size(), 8U);
+  EXPECT_EQ(buckets.size(), spans["gradient_exchange"].size());
+  std::size_t during_backward = 0;
+  for (const Span& bucket : buckets) {
+    during_backward += std::any_of(spans["backward"].begin(), spans["backward"].end(),
+                                   [&](const Span& backward) { return bucket.begin > backward.begin && bucket.begin < backward.end; });
+  }
+  EXPECT_GT(during_backward, buckets.size() / 2);
+  // All gradients of both ranks, each with its own piece, and the padding of uneven rows (none for two ranks).
+  std::uint64_t parameters = 0;
+  for (const ParameterShape& shape : parameter_shapes(testing::tiny_config())) parameters += static_cast<std::uint64_t>(shape.elements());
+  EXPECT_EQ(gradient_bytes, 2 * 4 * parameters);
 }
 
 TEST_F(ShardedStepTest, AGradientThatIsNotFiniteOnOneRankStopsAllBeforeTheUpdate) {

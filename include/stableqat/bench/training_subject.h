@@ -61,6 +61,8 @@ struct PassCost {
 class TrainingSubject {
  public:
   explicit TrainingSubject(const TrainingJob& job);
+  // One rank of several, each of which runs all micro-batches of its own: for tests of memory.
+  TrainingSubject(const TrainingJob& job, Communicator& communicator);
 
   // Runs one optimizer step and proves that it computes the right thing: a finite loss; gradients of master, scale and alpha equal to the
   // plain autograd form; AdamW's first step in closed form; codes and dequantized weights equal to the reference quantizer. Looks at
@@ -78,6 +80,7 @@ class TrainingSubject {
   std::int64_t tensor_bytes_of_step();
 
  private:
+  void prepare(const TrainingJob& job);
   void clear_gradients();
 
   RunObserver observer_;  // first, so that it sees all memory

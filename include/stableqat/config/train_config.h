@@ -91,8 +91,10 @@ struct TrainConfig {
     std::string logging_dir;  // "" = output_dir/runs
     bool code_histograms = false;
     bool save_before_training = true;
-    std::int64_t save_steps = 500;        // 0 = only at the end
-    std::int64_t save_total_limit = 2;    // 0 = keep all
+    std::int64_t save_steps = 500;      // 0 = only at the end
+    std::int64_t save_total_limit = 2;  // 0 = keep all
+    std::int64_t save_keep_every = 0;   // steps whose multiples stay; 0 = none
+    bool save_in_background = true;
     std::int64_t eval_steps = 0;          // 0 = only at the end
     std::int64_t eval_tokens = 0;         // 0 = all of data.valid
     std::vector<std::string> eval_tasks;  // empty = none

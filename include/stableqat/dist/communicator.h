@@ -68,6 +68,10 @@ class Communicator {
   // others throw LostRankError when rank 0 ends.
   virtual void main_only(const std::function<void()>& work) = 0;
 
+  // A second line between the same ranks, for another thread: its exchanges keep their own order and traffic. All ranks call it; it must
+  // not outlive this object.
+  virtual std::unique_ptr<Communicator> duplicate() = 0;
+
   // What the ranks are doing ("step 17"), for messages.
   virtual void set_activity(std::string activity) = 0;
 

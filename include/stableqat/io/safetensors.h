@@ -128,6 +128,13 @@ class SafetensorsWriter {
   void create(const std::filesystem::path& path) const;
   void fill(const std::filesystem::path& path) const;
 
+  // What fill() writes and where it goes in the file, in the order of the file, for those who write it themselves.
+  struct Part {
+    std::uint64_t position = 0;
+    std::span<const std::byte> bytes;
+  };
+  std::vector<Part> parts() const;
+
  private:
   struct Entry {
     DType dtype;

@@ -21,9 +21,6 @@
 
 #include "stableqat/base/log.h"
 #include "stableqat/data/token_loader.h"
-#include "stableqat/dist/communicator.h"
-#include "stableqat/models/quantized_model.h"
-#include "stableqat/tokenizer/tokenizer.h"
 #include "stableqat/train/adamw.h"
 
 namespace stableqat {
@@ -33,22 +30,6 @@ struct TrainerState {
   LoaderPosition position;     // of the next batch
   std::string tokenizer_hash;  // of the data
 };
-
-// What save_checkpoint() writes besides the state.
-struct CheckpointParts {
-  const QuantizedModel& model;
-  const AdamW& optimizer;
-  const Tokenizer& tokenizer;
-  std::string train_config_yaml;
-};
-
-// Writes `directory`, on a file system that all ranks see, whole or not at all; an older one of that name is replaced. Called by all ranks,
-// which return when it is there. Throws EnvironmentError on all of them when one cannot write.
-void save_checkpoint(const std::filesystem::path& directory, const CheckpointParts& parts, const TrainerState& state,
-                     Communicator& communicator);
-
-// The same without optimizer and state: a model to evaluate, export or start from, not one to resume.
-void save_model(const std::filesystem::path& directory, const CheckpointParts& parts, Communicator& communicator);
 
 // Throws DataError that names the first file that is missing, truncated or altered.
 void verify_checkpoint(const std::filesystem::path& directory);
@@ -64,7 +45,8 @@ std::vector<std::filesystem::path> list_checkpoints(const std::filesystem::path&
 // DataError when there are checkpoints but none is whole.
 std::optional<std::filesystem::path> find_checkpoint(const std::filesystem::path& output_dir, const LogCallback& log);
 
-// Removes the oldest checkpoint-N folders so that `keep` stay (0 = all).
-void remove_old_checkpoints(const std::filesystem::path& output_dir, std::int64_t keep);
+// Removes all checkpoint-N folders but the newest `keep` (0 = all) and those whose N is a multiple of `keep_every` (0 = none). Throws
+// EnvironmentError.
+void remove_old_checkpoints(const std::filesystem::path& output_dir, std::int64_t keep, std::int64_t keep_every);
 
 }  // namespace stableqat

@@ -17,6 +17,10 @@ struct MemoryEstimate {
   };
   std::vector<Part> parts;  // without those of no bytes
 
+  // Beside the total, for a while after a checkpoint was begun in the background: copies of what is not on disk when the next update comes.
+  // Nothing where the disk takes less time than forward and backward.
+  std::uint64_t checkpoint_at_most = 0;
+
   std::uint64_t total() const;
 };
 
@@ -24,7 +28,7 @@ struct MemoryEstimate {
 // scales), gradients, moments, activations kept for backward, head (a chunk of logits), teacher. Counted for the kernels of this project
 // (float32, with or without integer products); the plain forms that other precisions run keep more, by a rough factor. `process` is what
 // the process takes besides: its resident memory before the model is read. Throws ConfigError (quantization settings). Thread-safe.
-// Of `ranks` ranks each keeps the masters, scales and moments of its rows only.
+// Of `ranks` ranks each keeps the masters, scales and moments of its rows only, and the buckets that it exchanges with the others.
 MemoryEstimate estimate_memory(const ModelConfig& model, const TrainConfig& config, std::uint64_t process, int ranks = 1);
 
 // "3.12 GB: weights 0.54 GB, gradients 0.54 GB, ..." and "memory, peak: 3.05 GB, -2 % of the estimate".
