@@ -8,7 +8,7 @@ namespace stableqat {
 
 namespace {
 
-using nlohmann::json;
+using Json = nlohmann::json;
 
 // One list of members for both directions.
 template <class Info, class Visit>
@@ -36,19 +36,19 @@ std::string to_json_text(const TokenFileInfo& info) {
     object["sources"].push_back({{"path", source.path.string()}, {"bytes", source.bytes}, {"hash", source.hash}});
   }
   // A path need not be UTF-8.
-  return object.dump(2, ' ', false, json::error_handler_t::replace) + "\n";
+  return object.dump(2, ' ', false, Json::error_handler_t::replace) + "\n";
 }
 
 TokenFileInfo token_file_info_from_text(const std::string& text, const std::string& where) {
   try {
-    const json object = json::parse(text);
+    const Json object = Json::parse(text);
     TokenFileInfo info;
     visit_members(info, [&object](const char* key, auto& value) { object.at(key).get_to(value); });
-    for (const json& source : object.at("sources")) {
+    for (const Json& source : object.at("sources")) {
       info.sources.push_back({source.at("path").get<std::string>(), source.at("bytes"), source.at("hash")});
     }
     return info;
-  } catch (const json::exception& error) {
+  } catch (const Json::exception& error) {
     throw DataError({where, error.what(), "the description written beside token files", "tokenize the text again"});
   }
 }
