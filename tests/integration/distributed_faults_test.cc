@@ -201,5 +201,41 @@ TEST_F(FaultTest, ASignalWaitsForTheCheckpointInTheBackground) {
   EXPECT_FALSE(has_staging("out"));
 }
 
+// Two ranks in network namespaces of their own, with a cable between them that is cut.
+TEST_F(FaultTest, APartitionOfTheNetworkStopsBothSides) {
+  const std::string id = std::to_string(::getpid());
+  const std::string a = "sqa" + id;
+  const std::string b = "sqb" + id;
+  const auto remove = [&] { shell("ip netns del " + a + "; ip netns del " + b); };
+  const Result made =
+      shell("set -e; ip netns add " + a + "; ip netns add " + b + "; ip link add veth0 netns " + a + " type veth peer name veth0 netns " +
+            b + "; ip -n " + a + " addr add 10.97.1.1/24 dev veth0; ip -n " + b + " addr add 10.97.1.2/24 dev veth0; for n in " + a + " " +
+            b + "; do ip -n $n link set veth0 up; ip -n $n link set lo up; done");
+  if (made.code != 0) {
+    remove();
+    GTEST_SKIP() << "no network namespaces here: " << made.err;
+  }
+  const std::string common =
+      "WORLD_SIZE=2 MASTER_ADDR=10.97.1.1 MASTER_PORT=29517 GLOO_SOCKET_IFNAME=veth0 OMP_NUM_THREADS=1 '" STABLEQAT_PROGRAM "' " +
+      train_words("out", "--train.threads 0 --train.max_steps 100000 --train.save_steps 0 --distributed.timeout 3");
+  const auto rank = [&](const std::string& space, int number) {
+    const std::string n = std::to_string(number);
+    return "(ip netns exec " + space + " env RANK=" + n + " " + common + " 2>err" + n + "; echo $? >code" + n + "; date +%s >end" + n +
+           ") & ";
+  };
+  const Result result = shell(rank(a, 0) + rank(b, 1) +
+                              "for i in $(seq 600); do [ $(cat out/metrics.jsonl | wc -l) -lt 3 ] || break; sleep 0.1; done; ip -n " + a +
+                              " link set veth0 down; date +%s >cut; wait");
+  remove();
+  for (const char* n : {"0", "1"}) {
+    const std::string err = read_text_file(folder_ / (std::string("err") + n));
+    EXPECT_EQ(read_text_file(folder_ / (std::string("code") + n)), "4\n") << err;
+    EXPECT_NE(err.find(n[0] == '0' ? "no answer from rank 1" : "no answer from rank 0"), std::string::npos) << err;
+    const auto at = [this](const std::string& name) { return std::stol(read_text_file(folder_ / name)); };
+    // The time limit, the roll call and rank 0's wait, each 3 s, and a store that does not answer for as long as the time limit.
+    EXPECT_LT(at(std::string("end") + n) - at("cut"), 3 + 3 + 3 + 3 + 5) << err;
+  }
+}
+
 }  // namespace
 }  // namespace stableqat
