@@ -28,10 +28,12 @@ using namespace std::chrono_literals;
 using StorePointer = c10::intrusive_ptr<c10d::Store>;
 using WorkPointer = c10::intrusive_ptr<c10d::Work>;
 
+constexpr auto kLeaveTime = 2s;
+
 struct Membership {
   LaunchEnvironment self;
   StorePointer store;
-  StorePointer roll_call_store;
+  StorePointer roll_call_store;  // null for a further line
   std::chrono::milliseconds timeout;
 };
 
@@ -44,12 +46,25 @@ class GlooCommunicator final : public Communicator {
                                                                 !membership.self.agent_has_store)) {}
   // One more line between the same ranks, whose store has keys of its own.
   GlooCommunicator(const Membership& membership, std::shared_ptr<RollCall> roll_call)
-      : self_(membership.self), store_(membership.store), timeout_(membership.timeout), roll_call_(std::move(roll_call)) {
+      : self_(membership.self),
+        store_(membership.store),
+        timeout_(membership.timeout),
+        is_line_(membership.roll_call_store == nullptr),
+        roll_call_(std::move(roll_call)) {
     auto options = c10d::ProcessGroupGloo::Options::create_default(timeout_);
     if (self_.is_loopback() && !environment_variable("GLOO_SOCKET_IFNAME")) {
       options->devices = {c10d::ProcessGroupGloo::createDeviceForHostname(self_.address)};
     }
     group_ = c10::make_intrusive<c10d::ProcessGroupGloo>(store_, self_.rank, self_.ranks, options);
+  }
+
+  ~GlooCommunicator() override {
+    if (is_line_ || lost_) return;
+    try {
+      leave();
+    } catch (const std::exception&) {
+      // The store has gone already.
+    }
   }
 
   int rank() const noexcept override { return self_.rank; }
@@ -187,7 +202,20 @@ class GlooCommunicator final : public Communicator {
     }
   }
 
-  [[noreturn]] void throw_lost(const std::string& who) const {
+  // Rank 0, where the store is, goes last, but waits for nobody for long: else LibTorch prints a stack trace on those that still ask it.
+  void leave() {
+    roll_call_.reset();
+    const auto key = [](int rank) { return "left/" + std::to_string(rank); };
+    store_->set(key(rank()), std::string("1"));
+    if (!is_main() || self_.agent_has_store) return;
+    std::vector<std::string> keys;
+    for (int r = 1; r < ranks(); ++r) keys.push_back(key(r));
+    const auto deadline = std::chrono::steady_clock::now() + kLeaveTime;
+    while (!store_->check(keys) && std::chrono::steady_clock::now() < deadline) std::this_thread::sleep_for(10ms);
+  }
+
+  [[noreturn]] void throw_lost(const std::string& who) {
+    lost_ = true;
     throw LostRankError({"rank " + std::to_string(rank()) + " of " + std::to_string(ranks()) + (activity_.empty() ? "" : ", " + activity_),
                          "no answer from " + who, "all ranks alive",
                          "see what that rank said last; started again, training goes on from its newest checkpoint"});
@@ -196,6 +224,8 @@ class GlooCommunicator final : public Communicator {
   LaunchEnvironment self_;
   StorePointer store_;
   std::chrono::milliseconds timeout_;
+  bool is_line_;
+  bool lost_ = false;
   std::shared_ptr<RollCall> roll_call_;
   c10::intrusive_ptr<c10d::ProcessGroupGloo> group_;
   std::int64_t main_only_count_ = 0;

@@ -3,8 +3,7 @@
 
 #include <c10/util/intrusive_ptr.h>
 
-#include <condition_variable>
-#include <mutex>
+#include <memory>
 #include <string>
 #include <thread>
 #include <torch/csrc/distributed/c10d/Store.hpp>
@@ -19,22 +18,16 @@ class RollCall {
   RollCall& operator=(const RollCall&) = delete;
   ~RollCall();
 
-  // In words: "rank 2", "ranks 1, 2"; "a rank" when all answer. The same text on all ranks that ask. Takes a few seconds. Throws nothing.
-  // Thread-safe.
+  // In words: "rank 2", "ranks 1, 2"; "a rank" when all answer. The same text on all ranks that ask, as far as they reach each other. Takes
+  // a few seconds. Throws nothing. Thread-safe.
   std::string missing_ranks() noexcept;
 
  private:
-  void answer();
-  std::string call();
-  bool wait_for_end(std::chrono::milliseconds time);
+  // Shared with the threads: LibTorch's store waits without a limit for a machine that the network has lost, and such a thread is left
+  // alone.
+  struct State;
 
-  c10::intrusive_ptr<c10d::Store> store_;
-  int rank_;
-  int ranks_;
-  bool main_has_store_;
-  std::mutex mutex_;
-  std::condition_variable end_condition_;
-  bool end_ = false;
+  std::shared_ptr<State> state_;
   std::thread thread_;
 };
 

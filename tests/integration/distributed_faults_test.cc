@@ -38,11 +38,12 @@ class FaultTest : public testing::TrainingFolder {
     return std::count(std::istreambuf_iterator<char>(file), {}, '\n');
   }
 
-  bool has_staging(const std::string& output, const std::string& beside = "nothing") const {
+  // Whether a folder whose name begins so is in the making.
+  bool has_staging(const std::string& output, const std::string& name = "") const {
     std::error_code missing;
     for (const auto& entry : fs::directory_iterator(folder_ / output, missing)) {
-      const std::string name = entry.path().filename().string();
-      if (name.find(".tmp-") != std::string::npos && !name.starts_with(beside)) return true;
+      const std::string found = entry.path().filename().string();
+      if (found.starts_with(name) && found.find(".tmp-") != std::string::npos) return true;
     }
     return false;
   }
@@ -99,7 +100,7 @@ TEST_F(FaultTest, ARankKilledWhileACheckpointIsWritten) {
     const auto delay = std::chrono::microseconds(random() % 20000);
     std::optional<Clock::time_point> since;
     kills += run_with_a_kill(output, random() % kRanks, [&] {
-      if (!since && has_staging(output, "before_training_checkpoint")) since = Clock::now();
+      if (!since && has_staging(output, "checkpoint-")) since = Clock::now();
       return since && Clock::now() - *since >= delay;
     });
     expect_nothing_lost(output);
@@ -116,6 +117,7 @@ TEST_F(FaultTest, ARankKilledAtEveryStageOfACheckpoint) {
   int kills = 0;
   for (int rank = 0; rank < kRanks; ++rank) {
     const std::string shim = preload("FAULT_RANK=" + std::to_string(rank));
+    fs::remove(folder_ / "count");
     ASSERT_EQ(run(words("counted"), shim + " FAULT_COUNT=count").code, 0);
     fs::remove_all(folder_ / "counted");
     const int calls = std::stoi(read_text_file(folder_ / "count"));
@@ -123,7 +125,7 @@ TEST_F(FaultTest, ARankKilledAtEveryStageOfACheckpoint) {
     const int runs = std::min(calls, STABLEQAT_FAULTS);
     for (int i = 0; i < runs; ++i) {
       const int call = 1 + static_cast<int>(static_cast<std::int64_t>(i) * calls / runs);
-      const std::string output = "stage" + std::to_string(call);
+      const std::string output = "rank" + std::to_string(rank) + "stage" + std::to_string(call);
       const Result result = run(words(output), shim + " FAULT_MARK=" + output + ".mark FAULT_KILL_AT=" + std::to_string(call));
       EXPECT_EQ(result.code, 0) << result.err;
       EXPECT_TRUE(fs::exists(folder_ / (output + ".mark")));
@@ -188,7 +190,7 @@ TEST_F(FaultTest, ASignalWaitsForTheCheckpointInTheBackground) {
   const int status = run_watched(
       "launch --nproc 2 -- " + train_words("out", train_some),
       [&](pid_t launcher) {
-        if (sent || !has_staging("out")) return;
+        if (sent || !has_staging("out", "checkpoint-2")) return;
         sent = true;
         ::kill(launcher, SIGTERM);
       },

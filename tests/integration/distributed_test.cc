@@ -128,8 +128,8 @@ TEST_F(DistributedTest, ACheckpointIsAnOrdinaryModel) {
   EXPECT_EQ(exported.code, 0) << exported.err;
 }
 
-// More micro-batches per step, so that there is time to stop the run between two steps.
-constexpr const char* kSlowSteps = "--train.gradient_accumulation_steps 40";
+// More micro-batches and steps, so that there is time to stop the run after its first checkpoint, which is written in the background.
+constexpr const char* kSlowSteps = "--train.gradient_accumulation_steps 24 --train.max_steps 12";
 
 TEST_F(DistributedTest, AKilledRunContinuesBitForBit) {
   ASSERT_EQ(launch(2, "whole", kSlowSteps).code, 0);
@@ -183,7 +183,7 @@ TEST_F(DistributedTest, ARankThatDiesIsNamedAndTheRunGoesOnFromItsCheckpoint) {
   ASSERT_TRUE(WIFEXITED(status));
   const std::string err = read_text_file(folder_ / "stderr");
   EXPECT_EQ(WEXITSTATUS(status), 0) << err;
-  for (const char* words : {"rank 1 was ended by signal 9", "at step 3", "starting again (1 of 1)", "continuing from"}) {
+  for (const char* words : {"rank 1 was ended by signal 9", "at step ", "starting again (1 of 1)", "continuing from"}) {
     EXPECT_NE(err.find(words), std::string::npos) << words << " not in: " << err;
   }
   expect_same_checkpoint("whole/last_checkpoint", "killed/last_checkpoint");

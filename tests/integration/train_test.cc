@@ -33,8 +33,8 @@ class TrainTest : public testing::TrainingFolder {
   }
 };
 
-// More micro-batches per step, so that there is time to stop the run between two steps.
-constexpr const char* kSlowSteps = "--train.gradient_accumulation_steps 40";
+// More micro-batches and steps, so that there is time to stop the run after its first checkpoint, which is written in the background.
+constexpr const char* kSlowSteps = "--train.gradient_accumulation_steps 24 --train.max_steps 12";
 
 TEST_F(TrainTest, AKilledRunContinuesBitForBit) {
   ASSERT_EQ(train("whole", kSlowSteps).code, 0);
