@@ -29,12 +29,14 @@ struct Family {
   bool qk_norm;
   bool skips_rope;
   std::int64_t default_head_dim;  // 0 = hidden_size / num_attention_heads
+  bool default_tied;              // where config.json does not say whether the head is the embedding
 };
 
-constexpr std::array kFamilies{
-    Family{"llama", "LlamaForCausalLM", false, false, false, 0}, Family{"mistral", "MistralForCausalLM", false, false, false, 0},
-    Family{"qwen2", "Qwen2ForCausalLM", true, false, false, 0}, Family{"qwen3", "Qwen3ForCausalLM", false, true, false, 128},
-    Family{"smollm3", "SmolLM3ForCausalLM", false, false, true, 0}};
+constexpr std::array kFamilies{Family{"llama", "LlamaForCausalLM", false, false, false, 0, false},
+                               Family{"mistral", "MistralForCausalLM", false, false, false, 0, false},
+                               Family{"qwen2", "Qwen2ForCausalLM", true, false, false, 0, false},
+                               Family{"qwen3", "Qwen3ForCausalLM", false, true, false, 128, false},
+                               Family{"smollm3", "SmolLM3ForCausalLM", false, false, true, 0, true}};
 
 constexpr const char* kFamilyNames = "llama, mistral, qwen2, qwen3 or smollm3";
 constexpr std::int64_t kSmolLm3RopeInterval = 4;  // the last of so many layers has no rotation
@@ -315,7 +317,7 @@ ModelConfig model_config_from_json(const Json& json, const std::string& where) {
   config.intermediate_size = reader.get<std::int64_t>("intermediate_size");
   config.max_position_embeddings = reader.get<std::int64_t>("max_position_embeddings", 2048);
   config.rms_norm_eps = reader.get<double>("rms_norm_eps", 1e-6);
-  config.tie_word_embeddings = reader.get<bool>("tie_word_embeddings", false);
+  config.tie_word_embeddings = reader.get<bool>("tie_word_embeddings", family->default_tied);
   const bool attention_bias = reader.get<bool>("attention_bias", false);
   config.attention_qkv_bias = family->qkv_bias || attention_bias;
   config.attention_output_bias = !family->qkv_bias && attention_bias;
