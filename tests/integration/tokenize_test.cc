@@ -58,7 +58,10 @@ TEST_F(TokenizeCommandTest, KilledAtRandomMomentsItLosesAndDoublesNothing) {
     ASSERT_TRUE(!finished || WEXITSTATUS(status) == 0) << read_text_file(folder_ / "stderr");
     kills += WIFSIGNALED(status);
     taken_up += read_text_file(folder_ / "stderr").find("going on after") != std::string::npos;
-    EXPECT_FALSE(fs::exists(folder_ / "killed.idx") && fs::exists(folder_ / "killed.bin.partial"));
+    // Done, and killed before it had ended: the next call does it all again.
+    if (fs::exists(folder_ / "killed.idx")) {
+      EXPECT_TRUE(files_of("killed") == files_of("whole")) << "half-written files under their names";
+    }
   }
   ASSERT_TRUE(finished);
   EXPECT_GT(kills, 2);

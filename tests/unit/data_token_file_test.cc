@@ -4,6 +4,7 @@
 
 #include "data_fixtures.h"
 #include "io_fixtures.h"
+#include "stableqat/base/memory.h"
 
 namespace stableqat {
 namespace {
@@ -106,6 +107,20 @@ TEST_F(TokenFiles, ALongFileComesBackWhole) {
   const TokenFile file(folder_ / "a", 65536);
   EXPECT_EQ(documents_of(file), documents);
   EXPECT_EQ(file.size(), info.tokens);
+}
+
+// 4 bytes kept of each of these documents would be 16 MB, an index made in memory 32 MB more.
+TEST_F(TokenFiles, WritingTakesTheSameMemoryForAnyNumberOfDocuments) {
+  if (!reset_peak_memory()) GTEST_SKIP() << "no peak of memory here";
+  const std::uint64_t before = peak_memory();
+  TokenFileWriter writer(folder_ / "a", 100);
+  for (int i = 0; i < 4'000'000; ++i) writer.add_document(Ids{i % 100});
+  TokenFileInfo info;
+  writer.commit(info);
+  EXPECT_LT(peak_memory() - before, std::uint64_t{6} << 20);
+  const TokenFile file(folder_ / "a");
+  EXPECT_EQ(file.index().documents(), 4'000'000U);
+  EXPECT_EQ(file.index().document(3'999'999).begin, 3'999'999U);
 }
 
 TEST_F(TokenFiles, NothingAppearsBeforeCommit) {

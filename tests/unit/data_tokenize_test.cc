@@ -10,7 +10,6 @@
 #include "data_fixtures.h"
 #include "golden/test_model.h"
 #include "io_fixtures.h"
-#include "stableqat/base/memory.h"
 #include "stableqat/io/gguf.h"
 #include "stableqat/tokenizer/tokenizer.h"
 
@@ -301,32 +300,6 @@ TEST_F(Tokenize, TakesARealTokenizer) {
   EXPECT_EQ(std::count(expected.begin(), expected.end(), 0), 0);
   expected.push_back(0);
   EXPECT_EQ(tokenize_text(encoder, write("a.txt", text)), expected);
-}
-
-// Documents of a letter: what is kept of each would show. Both runs fill the queues; 4 bytes a document would be 6 MB more, and the index
-// made in memory 18.
-TEST_F(Tokenize, MemoryDoesNotGrowWithTheInput) {
-  std::string lines;
-  for (int i = 0; i < 100'000; ++i) lines += "{\"text\": \"a\"}\n";
-  const fs::path input = write("a.jsonl", lines);
-  const auto peak = [&](std::size_t times) {
-    TokenizeOptions options = options_for(std::vector<fs::path>(times, input));
-    options.workers = 1;
-    EXPECT_TRUE(reset_peak_memory());
-    const auto info = tokenize_files(byte_encoder(), options);
-    EXPECT_EQ(info->documents, 100'000 * times);
-    return peak_memory();
-  };
-  if (!reset_peak_memory()) GTEST_SKIP() << "no peak of memory here";
-  peak(4);  // what the allocator keeps
-  const std::uint64_t few = peak(4);
-  const std::uint64_t many = peak(19);
-  EXPECT_LT(many, few + (std::uint64_t{4} << 20));
-  RecordProperty("few", std::to_string(few));
-  RecordProperty("many", std::to_string(many));
-  const TokenFile file(folder_ / "out");
-  EXPECT_EQ(file.size(), 3'800'000U);
-  EXPECT_EQ(file.index().document(1'899'999).begin, 3'799'998U);
 }
 
 // The corpus in the repository: whole, in the promised mixture, and its held-out part apart from the rest.

@@ -30,8 +30,8 @@ struct Overlap {
 };
 
 // Searches the training data for the parts of `text`, in which `end_of_text` ends each document. Where the training data has more than
-// `most_tokens`, it is searched in pieces of 2^20 tokens, spread evenly, of about that size together. Takes about 2 ns a token on one core
-// and memory for `text` only. Reports the stage "overlap" in tokens; when `stop` asks to stop, what was not searched yet counts as
+// `most_tokens`, it is searched in pieces of 2^20 tokens, spread evenly, of about that size together. One core; memory for `text` and one
+// piece. Reports the stage "overlap" in tokens; when `stop` asks to stop, what was not searched yet counts as
 // different. Throws what the streams throw. Thread-safe.
 Overlap remove_overlap(std::span<const std::int32_t> text, std::int32_t end_of_text,
                        std::span<const std::shared_ptr<const TokenStream>> training, std::uint64_t most_tokens,
