@@ -32,21 +32,21 @@ namespace stableqat {
 namespace {
 
 namespace fs = std::filesystem;
-using nlohmann::json;
+using Json = nlohmann::json;
 
-const json& fixture() {
-  static const json golden = json::parse(read_text_file(STABLEQAT_TEST_DATA "/activation_rounding.json"));
+const Json& fixture() {
+  static const Json golden = Json::parse(read_text_file(STABLEQAT_TEST_DATA "/activation_rounding.json"));
   return golden;
 }
 
-at::Tensor row_of(const json& bits) {
+at::Tensor row_of(const Json& bits) {
   at::Tensor row = at::empty({1, static_cast<std::int64_t>(bits.size())}, at::kFloat);
   for (std::size_t i = 0; i < bits.size(); ++i) row.data_ptr<float>()[i] = std::bit_cast<float>(bits[i].get<std::uint32_t>());
   return row;
 }
 
 TEST(ActivationRounding, GivesGgmlsValuesBitForBit) {
-  for (const json& example : fixture().at("rows")) {
+  for (const Json& example : fixture().at("rows")) {
     const at::Tensor row = row_of(example.at("input"));
     for (const ActivationRounding rounding : {ActivationRounding::kQ8_0, ActivationRounding::kQ8_K}) {
       const at::Tensor expected = row_of(example.at(activation_rounding_name(rounding)));
