@@ -3,6 +3,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstdlib>
 #include <filesystem>
@@ -87,10 +88,36 @@ TEST_F(EvalTest, AnInterruptedRunGoesOnToTheSameResults) {
   EXPECT_EQ(results("part")["results"], results("whole")["results"]);
 }
 
+// Results are written as they come: what a process killed in the middle has done is not done again.
+TEST_F(EvalTest, AKilledProcessLosesNothingThatIsWritten) {
+  const std::string common = "--tasks stableqat --limit 40 --max-length 400 --tokens-at-once 1 ";
+  ASSERT_EQ(eval(common + "--output whole").code, 0);
+  // Killed once 20 documents are written; given up after a minute.
+  const std::string killed = "cd '" + folder_.string() + "' && { '" STABLEQAT_PROGRAM "' eval --model model --data-dir data --threads 1 " +
+                             common +
+                             "--output part >/dev/null </dev/null & pid=$!; n=0; "
+                             "until [ \"$(wc -l <part/likelihoods.jsonl)\" -gt 20 ] || [ $n -gt 6000 ]; do n=$((n + 1)); sleep 0.01; done; "
+                             "kill -KILL $pid; wait $pid; [ $? = 137 ]; } 2>/dev/null";
+  ASSERT_EQ(std::system(killed.c_str()), 0) << "ended before it was killed";
+  EXPECT_FALSE(fs::exists(folder_ / "part" / "results.json"));
+  const Result resumed = eval(common + "--output part --resume");
+  ASSERT_EQ(resumed.code, 0) << resumed.err;
+  const std::size_t found = resumed.err.find(" documents are there already");
+  ASSERT_NE(found, std::string::npos) << resumed.err;
+  const int kept = std::stoi(resumed.err.substr(resumed.err.find_last_of(" \n", found - 1) + 1));
+  EXPECT_GE(kept, 20);
+  EXPECT_LT(kept, 320);
+  EXPECT_EQ(read_text_file(folder_ / "part" / "likelihoods.jsonl"), read_text_file(folder_ / "whole" / "likelihoods.jsonl"));
+  EXPECT_EQ(results("part")["results"], results("whole")["results"]);
+}
+
 TEST_F(EvalTest, ResumingWithAnotherModelOrOtherRequestsIsRefused) {
   ASSERT_EQ(eval("--tasks piqa --limit 2 --output out").code, 0);
   expect_refused(eval("--tasks piqa --limit 2 --output out --resume --bits 4"), 3, {"likelihoods.jsonl:1", "weights", "--resume"});
   expect_refused(eval("--tasks piqa --limit 3 --output out --resume"), 3, {"requests of piqa"});
+  expect_refused(eval("--tasks piqa --limit 2 --output out --resume --activation-rounding q8_0"), 3, {"activation_rounding"});
+  expect_refused(eval("--tasks piqa --limit 2 --output out --resume --add-bos off"), 3, {"add_bos"});
+  expect_refused(eval("--tasks piqa --limit 2 --output out --resume --max-length 300"), 3, {"max_length"});
 }
 
 TEST_F(EvalTest, BadInputIsNamed) {
@@ -102,6 +129,23 @@ TEST_F(EvalTest, BadInputIsNamed) {
   expect_refused(eval("--tasks my.yaml"), 3, {"my.yaml:4: doc_to_text", "piqa_validation.jsonl:1", "did you mean 'goal'"});
   write_text_file(folder_ / "my.yaml", "include: piqa.yaml\ntask: mine\ndataset_name: piqa\ndoc_to_txt: goal\n");
   expect_refused(eval("--tasks my.yaml"), 2, {"my.yaml:4: found unknown key 'doc_to_txt'; did you mean 'doc_to_text'?"});
+}
+
+TEST_F(EvalTest, BadDocumentsAreNamed) {
+  fs::create_directories(folder_ / "bad");
+  const auto piqa = [this](const std::string& text) {
+    write_text_file(folder_ / "bad" / "piqa_validation.jsonl", text);
+    return run("eval --model model --data-dir bad --tasks piqa --threads 1 --output out");
+  };
+  const std::string good = R"({"goal": "g", "sol1": "a", "sol2": "b", "label": 1})";
+  EXPECT_EQ(piqa(good + "\n").code, 0);
+  expect_refused(piqa(good + "\n" + R"({"goal": "g", "sol1": "a", "sol2": "b", "label": 2})"), 3,
+                 {"piqa_validation.jsonl:2", "label 2", "0 to 1"});
+  expect_refused(piqa(good + "\n" + R"({"goal": "g", "sol1": "a", "sol2": "b", "label": -1})"), 3, {"piqa_validation.jsonl:2", "label -1"});
+  expect_refused(piqa(""), 3, {"piqa_validation.jsonl: found no documents", "split 'validation' of piqa"});
+  expect_refused(piqa(good + "\n{\"goal\""), 3, {"piqa_validation.jsonl:2: "});
+  expect_refused(piqa(good + "\n" + R"({"goal": "g", "sol1": "", "sol2": "b", "label": 1})"), 0, {});  // the blank alone is scored
+  expect_refused(run("eval --model model --data-dir none --tasks piqa"), 3, {"none", "piqa_validation.*", "--data-dir"});
 }
 
 TEST_F(EvalTest, ComparesTwoModelsDocumentByDocument) {
@@ -168,10 +212,65 @@ TEST_F(EvalTest, TrainingScoresTasksInItsMetrics) {
                  {"train.eval_data_dir"});
 }
 
+// Every form of a quantized model has the weights of the checkpoint, so it has its likelihoods, bit for bit.
+TEST_F(EvalTest, ExportedFilesScoreLikeTheCheckpoint) {
+  testing::write_tiny_corpus(folder_ / "text.jsonl", 20);
+  ASSERT_EQ(run("train --model.path model --data.train text.jsonl --data.sequence_length 64 --train.output_dir run --train.max_steps 2 "
+                "--quantization.bits 4 --train.threads 1")
+                .code,
+            0);
+  const auto likelihoods = [this](const std::string& model) {
+    const std::string output = "scores_of_" + model.substr(model.find('/') + 1);
+    const Result result =
+        run("eval --model " + model + " --data-dir data --threads 1 --tasks arc_easy,winogrande --limit 5 --output " + output);
+    EXPECT_EQ(result.code, 0) << result.err;
+    const std::string text = read_text_file(folder_ / output / "likelihoods.jsonl");
+    return text.substr(text.find('\n'));  // the first line names the weights by their hash: codes have another than values
+  };
+  const auto perplexity_of = [this](const std::string& model) {
+    EXPECT_EQ(run("eval --model " + model + " --threads 1 --ppl text.jsonl --context 64 --json ppl.json").code, 0);
+    return json::parse(read_text_file(folder_ / "ppl.json"))["nll"].get<double>();
+  };
+  const std::string expected = likelihoods("run/last_checkpoint");
+  const double expected_nll = perplexity_of("run/last_checkpoint");
+  for (const char* format : {"gguf", "compressed-tensors", "gptq", "packed", "hf"}) {
+    const std::string file = std::string("exported/") + format + (std::string(format) == "gguf" ? ".gguf" : "");
+    fs::create_directories(folder_ / "exported");
+    const Result result = run("export --model run/last_checkpoint --format " + std::string(format) + " --output " + file);
+    ASSERT_EQ(result.code, 0) << result.err;
+    EXPECT_EQ(likelihoods(file), expected) << format;
+    EXPECT_EQ(perplexity_of(file), expected_nll) << format;
+  }
+  EXPECT_NE(likelihoods("model"), expected);
+}
+
+// By the types of a GGUF file, which here all imply blocks of 32; a folder has no such types.
+TEST_F(EvalTest, ActivationsAreRoundedAsTheFilesTypesImply) {
+  ASSERT_EQ(run("export --model model --bits 4 --format gguf --embedding q8_0 --output q.gguf").code, 0);
+  ASSERT_EQ(run("export --model model --bits 4 --format gguf --embedding f32 --output f.gguf").code, 0);
+  const auto likelihoods = [this](const std::string& model, const std::string& rounding) {
+    const Result result = run("eval --data-dir data --threads 1 --tasks piqa --limit 4 --output o --model " + model + " " + rounding);
+    EXPECT_EQ(result.code, 0) << result.err;
+    const std::string text = read_text_file(folder_ / "o" / "likelihoods.jsonl");
+    return text.substr(text.find('\n'));
+  };
+  const std::string by_types = likelihoods("q.gguf", "--activation-rounding llama.cpp");
+  EXPECT_EQ(results("o")["stableqat"]["activation_rounding"], "llama.cpp");
+  EXPECT_EQ(by_types, likelihoods("q.gguf", "--activation-rounding q8_0"));
+  EXPECT_NE(by_types, likelihoods("q.gguf", ""));
+  EXPECT_NE(likelihoods("f.gguf", "--activation-rounding llama.cpp"), likelihoods("f.gguf", "--activation-rounding q8_0"))
+      << "the head in F32 does not round";
+  expect_refused(eval("--tasks piqa --activation-rounding llama.cpp"), 2, {"ggml's types", "q8_0 or q8_k"});
+  expect_refused(eval("--tasks piqa --activation-rounding q4_0"), 2, {"--activation-rounding"});
+  EXPECT_EQ(run("generate --model q.gguf --prompt The --max-tokens 3 --activation-rounding llama.cpp").code, 0);
+}
+
 TEST_F(EvalTest, WikitextIsScoredByArticles) {
   ASSERT_EQ(eval("--tasks wikitext --max-length 512 --output out").code, 0);
   const json out = results("out");
   EXPECT_EQ(out["n-samples"]["wikitext"]["effective"], 2);
+  const std::string log = read_text_file(folder_ / "out" / "likelihoods.jsonl");
+  EXPECT_EQ(std::count(log.begin(), log.end(), '\n'), 3) << "an article is written when its last window is done";
   const double bits = out["results"]["wikitext"]["bits_per_byte,none"];
   EXPECT_GT(bits, 7.0) << "random weights over 260 tokens";
   EXPECT_NEAR(out["results"]["wikitext"]["byte_perplexity,none"].get<double>(), std::exp2(bits), 1e-9 * std::exp2(bits));
