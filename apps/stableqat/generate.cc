@@ -46,6 +46,7 @@ class Generator {
   Generator(const GenerateFlags& options, Console& console)
       : options_(options), console_(console), loaded_(load_model(options.model)), stop_(stop_on_signals()) {
     loaded_.model.pack_for_decoding();
+    options_.generate.vocabulary = tokenizer().vocab_size();
     for (const auto id : {tokenizer().eos_id(), tokenizer().end_of_text_id()}) {
       if (id) options_.generate.stop_ids.push_back(*id);
     }

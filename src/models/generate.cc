@@ -21,7 +21,7 @@ at::Tensor as_batch(std::span<const std::int32_t> ids) {
   return batch;
 }
 
-// The logits after the last row of hidden [1, T, C].
+// The logits [V] after the last row of hidden [1, T, C].
 at::Tensor last_logits(const CausalLm& model, const at::Tensor& hidden) {
   return logits(model, hidden.select(1, hidden.size(1) - 1)).reshape({-1}).to(at::kFloat).contiguous();
 }
@@ -42,7 +42,8 @@ std::int64_t generate(const CausalLm& model, std::span<const std::int32_t> promp
   at::Tensor hidden = model.hidden_states(as_batch(prompt), &cache);
   for (std::int64_t count = 0; count < options.max_tokens; ++count) {
     const at::Tensor scores = last_logits(model, hidden);
-    const std::int32_t id = sampler.choose({scores.const_data_ptr<float>(), static_cast<std::size_t>(scores.numel())}, seen);
+    const std::int64_t choices = options.vocabulary > 0 ? std::min(options.vocabulary, scores.numel()) : scores.numel();
+    const std::int32_t id = sampler.choose({scores.const_data_ptr<float>(), static_cast<std::size_t>(choices)}, seen);
     if (std::find(options.stop_ids.begin(), options.stop_ids.end(), id) != options.stop_ids.end()) return count;
     if (!sink(id)) return count + 1;
     seen.push_back(id);

@@ -164,9 +164,10 @@ MemoryEstimate estimate_memory(const ModelConfig& model, const TrainConfig& conf
   add("activations", blocks + edges);
   const double edge = std::max(head, backward);
   add("head", edge);
-  // Backward gives activations back while it fills buckets; those of the embedding come when all are gone.
+  // Backward gives activations back while it fills buckets: those of one block are gone when its gradients are sent, all when the embedding's are.
   const ExchangeBytes exchange = exchange_bytes(model, config, master, ranks);
-  const double in_backward = blocks + edges + std::max(head, backward + exchange.blocks);
+  const double left = config.train.recompute == TrainConfig::Recompute::kBlock ? blocks : blocks - block;
+  const double in_backward = edges + std::max(blocks + edge, left + backward + exchange.blocks);
   add("exchange", std::max(in_backward, exchange.edges) - (blocks + edges + edge));
   if (config.train.save_in_background) estimate.checkpoint_at_most = bytes(share * 3 * (parameters + scales) * master);
   if (config.distillation.weight > 0) add("teacher", parameters * master + copies + logits);

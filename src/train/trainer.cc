@@ -79,6 +79,7 @@ class Run {
     steps_done_ = resume();
     if (steps_done_ == 0 && config_.train.save_before_training) {
       checkpoints_.start_model(output_dir_ / "before_training_checkpoint");
+      checkpoints_.wait();  // a folder that cannot be written is found out before the first step
     }
     if (communicator_.is_main()) run_log_.emplace(config_, model_, steps_done_, callbacks_.log);
     while (steps_done_ < total_steps_) {

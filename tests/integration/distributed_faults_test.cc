@@ -140,7 +140,7 @@ TEST_F(FaultTest, ARankKilledAtEveryStageOfACheckpoint) {
 }
 
 TEST_F(FaultTest, AFolderThatCannotBeWrittenStopsAll) {
-  const Result result = run(words("out"), preload("FAULT_RANK=0 FAULT_READ_ONLY=1"));
+  const Result result = run(words("out") + " --train.save_before_training false", preload("FAULT_RANK=0 FAULT_READ_ONLY=1"));
   expect_refused(result, 4, {"Read-only file system", "checkpoint-2"});
   EXPECT_LT(steps_done("out"), 5) << "the next steps should have noticed";
 }
