@@ -4,7 +4,6 @@
 #include <algorithm>
 #include <atomic>
 #include <chrono>
-#include <ctime>
 #include <filesystem>
 #include <nlohmann/json.hpp>
 #include <thread>
@@ -125,39 +124,6 @@ TEST(Tokenizer, EncodeAppends) {
   tokenizer.encode("a", ids);
   tokenizer.encode("b", ids, {.add_special_tokens = false});
   EXPECT_EQ(ids, (Ids{7, 520, tokenizer.find_token("a").value(), 521, tokenizer.find_token("b").value()}));
-}
-
-// This thread's own time, so that a busy machine does not matter; the least of three.
-double seconds_of(const Tokenizer& tokenizer, const std::string& text) {
-  double least = 1e30;
-  for (int i = 0; i < 3; ++i) {
-    const auto now = [] {
-      timespec time{};
-      ::clock_gettime(CLOCK_THREAD_CPUTIME_ID, &time);
-      return static_cast<double>(time.tv_sec) + 1e-9 * static_cast<double>(time.tv_nsec);
-    };
-    const double start = now();
-    tokenizer.encode(text);
-    least = std::min(least, now() - start);
-  }
-  return least;
-}
-
-// Four times the text: 4 times as long where time is linear, 16 times where it is quadratic. The cache holds a quarter better than the
-// whole.
-TEST(Tokenizer, TimeGrowsWithTheLengthOfAWord) {
-  const Tokenizer tokenizer = Tokenizer::from_gguf(GgufFile(kFolder / "smollm.gguf"));
-  std::string letters, base64;
-  for (std::uint32_t i = 0, state = 1; i < 1'000'000; ++i) {
-    state = state * 1664525 + 1013904223;
-    letters += static_cast<char>('a' + (state >> 8) % 26);
-    base64 += "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"[state >> 26];
-  }
-  for (const std::string& text : {letters, std::string(1'000'000, 'a'), std::string(1'000'000, ' '), base64}) {
-    const double quarter = seconds_of(tokenizer, text.substr(0, text.size() / 4));
-    const double whole = seconds_of(tokenizer, text);
-    EXPECT_LT(whole, 8 * quarter) << text.substr(0, 20) << ": " << quarter << " s for a quarter, " << whole << " s";
-  }
 }
 
 // A quadratic method would take minutes to hours for each of these.
