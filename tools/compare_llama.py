@@ -13,8 +13,8 @@ with --text, margins below three standard deviations of the rounding's effect on
 Beside ours as it is stands ours with `--activation-rounding llama.cpp`, which rounds inputs of products as llama.cpp does ("rounded" below): what is
 compared then are the same numbers.
 
-Passed: token ids agree; four of five continuations agree for 16 tokens with ours rounded alike (with --exact: also those of the F32 run with ours as it
-is, and the others part at near ties); perplexity agrees within 0.5 % with ours rounded alike, that of the F32 run within 0.1 % with ours as it is.
+Passed: token ids agree; four of five continuations agree for 16 tokens, with ours rounded alike and as it is (with --exact: those of the F32 run with ours
+as it is, and the others part at near ties); perplexity agrees within 0.5 % with both of ours, that of the F32 run within 0.1 % with ours as it is.
 
 Needs: pip install -r tools/requirements.txt. Exit code 77 when the package is missing, 1 when a comparison fails.
 Usage: compare_llama.py --gguf FILE --report FILE.json --program stableqat [--exact FILE] [--token-ids-only]
@@ -197,12 +197,12 @@ def main():
     ok = result["token_ids_agree"]
     if not arguments.token_ids_only:
         result |= compare_continuations(llama, exact, arguments.program, arguments.gguf)
-        agree = min(result["prompts_agree_rounded"], result.get("prompts_agree_exact", len(PROMPTS)))
+        agree = min(result["prompts_agree_rounded"], result.get("prompts_agree_exact", result["prompts_agree"]))
         ok = ok and agree >= len(PROMPTS) - 1
     if arguments.text:
         text = pathlib.Path(arguments.text).read_text()
         result |= compare_perplexity(llama, exact, arguments.program, arguments.gguf, text, arguments.tokens, arguments.context)
-        ok = ok and abs(result["rounded_ratio"] - 1) <= PERPLEXITY_TOLERANCE
+        ok = ok and all(abs(result[ratio] - 1) <= PERPLEXITY_TOLERANCE for ratio in ("perplexity_ratio", "rounded_ratio"))
         if exact:
             ok = ok and abs(result["exact_ratio"] - 1) <= EXACT_TOLERANCE
             if not arguments.token_ids_only:
