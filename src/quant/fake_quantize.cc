@@ -87,13 +87,18 @@ Linearization seq(const QuantizerSpec& spec, const at::Tensor& w, const at::Tens
           {}};
 }
 
+at::Tensor round_half_down(const at::Tensor& x) {
+  const at::Tensor nearest = at::round(x);
+  return at::where(nearest - x == 0.5, nearest - 1, nearest);
+}
+
 // Per unit interval: (tanh(k (x - middle)) / (1 - alpha) + 1) / 2 with k = log(2 / alpha - 1).
 Linearization dsq(const QuantizerSpec& spec, const at::Tensor& w, const at::Tensor& s, const at::Tensor& alpha) {
   const at::Tensor scale = spec.fp16_scales ? to_half_grid(s) : s;
   const double low = q_min(spec.bits);
   const double high = q_max(spec.bits);
   const at::Tensor x = w / scale;
-  const at::Tensor q = at::clamp(at::round(x), low, high);
+  const at::Tensor q = at::clamp(round_half_down(x), low, high);
   const at::Tensor inside = within(x, low - 0.5, high + 0.5);
   const at::Tensor bounded = at::clamp(alpha, 1e-3, 1 - 1e-3);
   const at::Tensor k = at::log(2 / bounded - 1);

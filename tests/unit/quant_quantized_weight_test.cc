@@ -36,6 +36,8 @@ TEST(QuantizedWeight, DsqRoundsHalvesDown) {
                            {.kind = QuantizerKind::kDsq, .bits = 3}, at::full({1, 1}, 0.5, type));
     weight.quantize();
     EXPECT_TRUE(weight.codes().equal(at::tensor({0, 1, -3, -1, 2, 1}, at::kChar).reshape({1, 6})));
+    const at::Tensor by_definition = fake_quantize_autograd(weight.master(), weight.scale(), weight.spec(), weight.alpha());
+    EXPECT_TRUE(by_definition.detach().equal(weight.dequantized().detach()));
   }
 }
 

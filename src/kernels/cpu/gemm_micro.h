@@ -97,20 +97,24 @@ struct OutputC {
   }
 };
 
-inline void store_vector(const OutputC& c, int row, int first_column, Floats value, int columns) {
+inline void store_vector(const OutputC& c, int row, int first_column, Floats value) {
   float* out = c.data + row * c.ld + first_column;
   if (c.row_scale != nullptr) value *= broadcast(c.row_scale[row]);
-  if (columns >= kWidth) {
-    if (c.column_scale != nullptr) value *= load<Floats>(c.column_scale + first_column);
-    if (c.accumulate) value += load<Floats>(out);
-    store(out, value);
-    return;
-  }
-  float values[kWidth];
-  store(values, value);
-  for (int j = 0; j < columns; ++j) {
-    const float scaled = c.column_scale == nullptr ? values[j] : values[j] * c.column_scale[first_column + j];
-    out[j] = c.accumulate ? out[j] + scaled : scaled;
+  if (c.column_scale != nullptr) value *= load<Floats>(c.column_scale + first_column);
+  if (c.accumulate) value += load<Floats>(out);
+  store(out, value);
+}
+
+// The first `columns` of a tile's kTileColumns. Never inlined: beside the loop of the sums it would take their registers.
+[[gnu::noinline]] inline void store_part(const OutputC& c, int rows, int columns, const float* sums) {
+  for (int i = 0; i < rows; ++i) {
+    for (int j = 0; j < columns; ++j) {
+      float value = sums[i * kTileColumns + j];
+      if (c.row_scale != nullptr) value *= c.row_scale[i];
+      if (c.column_scale != nullptr) value *= c.column_scale[j];
+      float& out = c.data[i * c.ld + j];
+      out = c.accumulate ? out + value : value;
+    }
   }
 }
 
@@ -138,13 +142,21 @@ void multiply_tile(std::int64_t units, const UnitsA& a, const std::int32_t* b, c
 #pragma GCC unroll 4
     for (int i = 0; i < kBases; ++i) base[i] += next;
   }
+  if (columns == kTileColumns) {
+#pragma GCC unroll 12
+    for (int i = 0; i < kRows; ++i) {
+#pragma GCC unroll 2
+      for (int v = 0; v < kTileVectors; ++v) store_vector(c, i, v * kWidth, Type::to_float(sums[i][v]));
+    }
+    return;
+  }
+  float values[kRows * kTileColumns];
 #pragma GCC unroll 12
   for (int i = 0; i < kRows; ++i) {
 #pragma GCC unroll 2
-    for (int v = 0; v < kTileVectors; ++v) {
-      if (columns > v * kWidth) store_vector(c, i, v * kWidth, Type::to_float(sums[i][v]), columns - v * kWidth);
-    }
+    for (int v = 0; v < kTileVectors; ++v) store(values + i * kTileColumns + v * kWidth, Type::to_float(sums[i][v]));
   }
+  store_part(c, kRows, columns, values);
 }
 
 // Any number of rows up to kTileRows, in tiles of kTileRows, 4 and 1: few sizes, because each is a function of its own.

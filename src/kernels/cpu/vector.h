@@ -36,7 +36,8 @@ inline void store(void* address, const Vector& value) {
 }
 
 inline Ints broadcast(std::int32_t value) { return Ints{} + value; }
-inline Floats broadcast(float value) { return Floats{} + value; }
+// Not a sum with zero, which would turn -0 into 0 and so remain an instruction.
+inline Floats broadcast(float value) { return value - Floats{}; }
 
 // Transposes the kWidth x kWidth matrix of 32-bit values whose rows are given, in log2(kWidth) rounds of exchanges between halves.
 template <int kStep = kWidth / 2>
