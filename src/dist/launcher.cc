@@ -129,6 +129,7 @@ class Attempt {
         ask_to_end();
       }
     }
+    find_failure();  // of a rank that ended after the last look
     pass_on_output(true);
   }
 
@@ -148,10 +149,20 @@ class Attempt {
   double seconds_since_failure() const { return std::chrono::duration<double>(Clock::now() - failed_since_).count(); }
 
  private:
+  struct Line {
+    int rank;
+    bool is_error;
+    std::string text;
+  };
+
   fs::path heartbeat(int rank) const { return folder_.path() / ("rank-" + std::to_string(rank)); }
 
   std::int64_t running() {
     return std::count_if(ranks_.begin(), ranks_.end(), [](ChildProcess& rank) { return !rank.status(); });
+  }
+
+  void pass_on(const Line& line) const {
+    if (callbacks_.output) callbacks_.output(line.rank, line.is_error, line.text);
   }
 
   void wait_for_output() const {
@@ -164,17 +175,25 @@ class Attempt {
     ::poll(descriptors.data(), descriptors.size(), kPollMilliseconds);
   }
 
-  // What the others say once a rank has failed is only that they miss it.
+  // What the others say once a rank has failed is only that they miss it. Which one is the cause is known when that is settled.
   void pass_on_output(bool all) {
     for (std::size_t i = 0; i < ranks_.size(); ++i) {
-      const int rank = static_cast<int>(i);
       ranks_[i].read_lines(
           [&](bool is_error, std::string_view line) {
-            const bool wanted = !failure_ || failure_->rank == rank;
-            if (wanted && callbacks_.output) callbacks_.output(rank, is_error, line);
+            Line said{static_cast<int>(i), is_error, std::string(line)};
+            if (failure_) {
+              waiting_.push_back(std::move(said));
+            } else {
+              pass_on(said);
+            }
           },
           all);
     }
+    if (!all && !is_settled()) return;
+    for (const Line& said : waiting_) {
+      if (failure_ && said.rank == failure_->rank) pass_on(said);
+    }
+    waiting_.clear();
   }
 
   // A rank that misses another one ends with an environment error, so that other ends are likelier to be the cause.
@@ -205,6 +224,7 @@ class Attempt {
   const LaunchCallbacks& callbacks_;
   TemporaryFolder folder_;
   std::vector<ChildProcess> ranks_;
+  std::vector<Line> waiting_;  // said since a rank failed
   std::optional<Failure> failure_;
   Clock::time_point failed_since_;
   bool asked_to_end_ = false;
