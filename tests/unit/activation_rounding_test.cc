@@ -65,7 +65,7 @@ TEST(ActivationRounding, ByTypeOfTheWeightAsInGgml) {
                                               {"Q6_K", GgmlType::kQ6_K}, {"TQ1_0", GgmlType::kTQ1_0}, {"TQ2_0", GgmlType::kTQ2_0}};
   EXPECT_EQ(fixture().at("types").size(), types.size());
   for (const auto& [name, type] : types) {
-    EXPECT_EQ(activation_rounding_name(activation_rounding_of(type)), fixture().at("types").at(name)) << name;
+    EXPECT_EQ(activation_rounding_name(activation_rounding_of(type)), fixture().at("types").at(name).get<std::string>()) << name;
   }
 }
 

@@ -65,7 +65,7 @@ TEST(Requests, WikitextCountsTheOriginalPage) {
   for (const json& example : fixture().at("wikitext")) {
     const json fields{{"page", example[0]}, {"text", example[1]}};
     const TaskItem item = build_items(task, {{fields, "w:1"}}, {}, {}).front();
-    EXPECT_EQ(item.requests.front().continuation, example[1]);
+    EXPECT_EQ(item.requests.front().continuation, example[1].get<std::string>());
     EXPECT_EQ(item.words, example[2]);
     EXPECT_EQ(item.bytes, example[3]);
   }
