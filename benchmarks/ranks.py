@@ -71,7 +71,7 @@ def train(args, ranks, threads, work):
     if args.keep_traces:
         shutil.copy(trace, Path(args.keep_traces) / f"{ranks}x{threads}.json")
     return {"ranks": ranks, "threads": threads, "tokens_per_second": statistics.mean(rates), "step_seconds": tokens / statistics.mean(rates),
-            "bytes_per_step": lines[-1]["bytes_sent"] / len(lines), "memory": memory, "trace": read_trace(trace, args.steps)}
+            "bytes_per_step": lines[-1].get("bytes_sent", 0) / len(lines), "memory": memory, "trace": read_trace(trace, args.steps)}
 
 
 def plan(args, ranks, operations, memory_rate, link, work):
