@@ -3,22 +3,23 @@
 
 Compared: the token ids of the export report's test text; greedy continuations of five prompts; with --text, the log-probability of every token
 of blocks of --context tokens, each block a text of its own whose first token is given, not scored (as `stableqat eval --ppl` does). llama.cpp
-is asked for one token at a time, and made to choose the true one.
+is asked for one token at a time, and made to choose the true one. Its cache of keys and values is F32, and flash attention, which rounds to half
+precision, is off.
 
-llama.cpp rounds activations to 8 bits before products with quantized weights. --exact names a GGUF file with the same weights in F32, for which it
-does not: what differs between its two runs is that rounding, what differs between us and its F32 run is ours or its arithmetic. The cache of keys and
-values is F32 in both, and flash attention, which rounds to half precision, is off. Where a continuation parts, the margin is how much more likely the F32 run finds the first choice than the second, in nats;
-with --text, margins below three standard deviations of the rounding's effect on them are near ties.
+llama.cpp rounds activations to 8 bits before products with quantized weights. That is chaotic: a change of 1e-7 in one run moves a log-probability
+by as much as the rounding itself (0.13 nats on SmolLM2 at 4 bits; docs/export.md), so nothing agrees with it token by token, another build of it
+included. Hence prompts are taken in order from a list until five have a settled continuation, one whose every token leads the second best by
+SETTLED nats in llama.cpp's own run; and perplexity is compared over thousands of tokens. What rounding does to it on the average shows beside ours with
+`--activation-rounding llama.cpp` ("rounded"), which is reported and not judged.
 
-Beside ours as it is stands ours with `--activation-rounding llama.cpp`, which rounds inputs of products as llama.cpp does ("rounded" below): what is
-compared then are the same numbers.
+--exact names a GGUF file with the same weights in F32, for which llama.cpp rounds nothing: then continuations have to agree that lead by EXACT_LEAD.
 
-Passed: token ids agree; four of five continuations agree for 16 tokens, with ours rounded alike and as it is (with --exact: those of the F32 run with ours
-as it is, and the others part at near ties); perplexity agrees within 0.5 % with both of ours, that of the F32 run within 0.1 % with ours as it is.
+Passed: token ids agree; four of five settled continuations agree for 16 tokens; perplexity agrees within 0.5 %. With --exact: all continuations of the
+F32 run that lead by EXACT_LEAD agree, and its perplexity within 0.1 %.
 
 Needs: pip install -r tools/requirements.txt. Exit code 77 when the package is missing, 1 when a comparison fails.
 Usage: compare_llama.py --gguf FILE --report FILE.json --program stableqat [--exact FILE] [--token-ids-only]
-                        [--text FILE --tokens 2048 --context 256] [--json OUT]
+                        [--text FILE --tokens 4096 --context 256] [--json OUT]
 """
 
 import argparse
@@ -32,19 +33,38 @@ import tempfile
 
 from llama_server import LlamaServer
 
+SENTENCES = [
+    "The teacher asked the students to read the first chapter.",
+    "Rain falls on the hills and runs to the sea.",
+    "Water is made of hydrogen and oxygen.",
+    "She opened the door and walked into the garden.",
+    "All of the birds flew south for the winter.",
+    "He bought bread, milk, eggs and butter at the store.",
+    "The train leaves the station at nine in the morning.",
+    "Many people work in the city and live in the country.",
+    "A small boat crossed the river before the storm.",
+    "The old man told the children a story about a king.",
+    "Plants need light, water and air to grow.",
+    "My brother plays the piano every day after school.",
+]
+# Free ones, counting, and sentences that ask to be repeated.
 PROMPTS = [
     "The history of the printing press begins",
     "Water boils when",
     "In 1969, the first people",
     "The capital of France is",
     "To bake bread you need",
+    "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12,",
+    "Monday, Tuesday, Wednesday, Thursday, Friday, Saturday, Sunday, Monday, Tuesday,",
+    "red, green, blue, red, green, blue, red, green, blue, red,",
+    *(" ".join([sentence] * 4 + sentence.split()[:1]) for sentence in SENTENCES),
 ]
-CONTINUATION = 24  # tokens asked for
-AGREEING = 16  # tokens that have to agree, in all prompts but one
+JUDGED = 5  # prompts
+AGREEING = 16  # tokens that have to agree, in all judged prompts but one
+SETTLED = 0.25  # nats; two standard deviations of what rounding activations does to a log-probability
 PERPLEXITY_TOLERANCE = 0.005  # relative, of the file
+EXACT_LEAD = 0.03  # nats, of the same weights in F32: ours decodes with activations rounded to 15 bits, which moved log-probabilities by 0.007
 EXACT_TOLERANCE = 0.001  # relative, of the same weights in F32
-# A margin is the difference of two log-probabilities: three standard deviations of what rounding activations does to it, in those of one.
-NEAR_TIE = 3 * math.sqrt(2)
 
 
 class Llama(LlamaServer):
@@ -64,11 +84,6 @@ class Llama(LlamaServer):
         if entry["id"] != target:
             raise RuntimeError(f"llama.cpp chose {entry['id']} instead of {target}")
         return entry["logprob"]
-
-    def margin(self, context):
-        """How much more likely the first choice is than the second, in nats."""
-        first, second = self.complete(context, 1)[0]["top_logprobs"][:2]
-        return first["logprob"] - second["logprob"]
 
 
 def run(arguments):
@@ -91,44 +106,38 @@ def agreeing_tokens(entries, text):
     return len(entries)
 
 
-ROUNDED = ["--activation-rounding", "llama.cpp"]
+def continuation(program, gguf, prompt):
+    return run([program, "generate", "--model", gguf, "--prompt", prompt, "--max-tokens", str(AGREEING), "-q"])[len(prompt) :]
 
 
-def continuation(program, gguf, prompt, *flags):
-    return run([program, "generate", "--model", gguf, "--prompt", prompt, "--max-tokens", str(CONTINUATION), "-q", *flags])[len(prompt) :]
+def smallest_lead(entries):
+    """Of each token over the second best, in nats."""
+    leads = [entry["top_logprobs"][0]["logprob"] - entry["top_logprobs"][1]["logprob"] for entry in entries]
+    return round(min(leads), 3)
 
 
 def compare_continuations(llama, exact, program, gguf):
     rows = []
     for prompt in PROMPTS:
+        entries = llama.complete(prompt, AGREEING)
         ours = continuation(program, gguf, prompt)
-        entries = llama.complete(prompt, CONTINUATION)
-        row = {"prompt": prompt, "agreeing": agreeing_tokens(entries, ours), "length": len(entries),
-               "agreeing_rounded": agreeing_tokens(entries, continuation(program, gguf, prompt, *ROUNDED)), "length_rounded": len(entries)}
+        row = {"prompt": prompt, "lead": smallest_lead(entries), "agreeing": agreeing_tokens(entries, ours), "length": len(entries)}
         if exact:
-            exact_entries = exact.complete(prompt, CONTINUATION)
-            row |= {"agreeing_exact": agreeing_tokens(exact_entries, ours), "length_exact": len(exact_entries)}
-            for run_name, found in (("", entries), ("_exact", exact_entries)):
-                count = row["agreeing" + run_name]
-                if count < len(found):
-                    row["margin" + run_name] = exact.margin(llama.tokenize(prompt) + [entry["id"] for entry in found[:count]])
+            exact_entries = exact.complete(prompt, AGREEING)
+            row |= {"lead_exact": smallest_lead(exact_entries), "agreeing_exact": agreeing_tokens(exact_entries, ours),
+                    "length_exact": len(exact_entries)}
         rows.append(row)
         print(f"  {row}", flush=True)
-    result = {"prompts": len(rows), "tokens_compared": AGREEING, "prompts_agree": sum(agrees(row, "") for row in rows),
-              "prompts_agree_rounded": sum(agrees(row, "_rounded") for row in rows)}
+        if sum(row["lead"] >= SETTLED for row in rows) == JUDGED:
+            break
+    judged = [row for row in rows if row["lead"] >= SETTLED]
+    result = {"prompts": len(rows), "prompts_judged": len(judged), "tokens_compared": AGREEING,
+              "prompts_agree": sum(row["agreeing"] == row["length"] for row in judged),
+              "prompts_agree_unsettled": sum(row["agreeing"] == row["length"] for row in rows if row not in judged)}
     if exact:
-        result["prompts_agree_exact"] = sum(agrees(row, "_exact") for row in rows)
+        result["prompts_agree_exact"] = sum(row["agreeing_exact"] == row["length_exact"] for row in rows)
+        result["prompts_part_exact"] = sum(row["agreeing_exact"] < row["length_exact"] and row["lead_exact"] >= EXACT_LEAD for row in rows)
     return result | {"continuations": rows}
-
-
-def agrees(row, run):
-    """For the tokens that matter; the text may have ended before them."""
-    return row["agreeing" + run] >= min(AGREEING, row["length" + run])
-
-
-def near_ties(rows, deviation):
-    """Continuations that part early, but where the F32 run itself hardly prefers one token."""
-    return sum(not agrees(row, "") and row["margin"] < NEAR_TIE * deviation for row in rows)
 
 
 def log_probabilities(llama, ids, context):
@@ -156,7 +165,7 @@ def compare_perplexity(llama, exact, program, gguf, text, tokens, context):
             return json.loads(result.read_text())
 
         ours = evaluate()
-        rounded = evaluate(*ROUNDED)
+        rounded = evaluate("--activation-rounding", "llama.cpp")
     ids = llama.tokenize(text, special=False)[:tokens]
     theirs = log_probabilities(llama, ids, context)
     if len(theirs) != ours["tokens"]:
@@ -173,6 +182,18 @@ def compare_perplexity(llama, exact, program, gguf, text, tokens, context):
     return found
 
 
+def passed(result):
+    """Of what was compared."""
+    ok = result["token_ids_agree"]
+    if "prompts" in result:
+        ok = ok and result["prompts_judged"] == JUDGED and result["prompts_agree"] >= JUDGED - 1
+        ok = ok and result.get("prompts_part_exact", 0) == 0
+    if "perplexity_ratio" in result:
+        ok = ok and abs(result["perplexity_ratio"] - 1) <= PERPLEXITY_TOLERANCE
+        ok = ok and abs(result.get("exact_ratio", 1) - 1) <= EXACT_TOLERANCE
+    return ok
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--gguf", required=True)
@@ -181,7 +202,7 @@ def main():
     parser.add_argument("--exact")
     parser.add_argument("--token-ids-only", action="store_true")
     parser.add_argument("--text")
-    parser.add_argument("--tokens", type=int, default=2048)
+    parser.add_argument("--tokens", type=int, default=4096)
     parser.add_argument("--context", type=int, default=256)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--json")
@@ -194,24 +215,15 @@ def main():
     exact = Llama(arguments.exact, arguments.threads) if arguments.exact else None
     result = {"gguf": pathlib.Path(arguments.gguf).name}
     result |= compare_tokens(llama, json.loads(pathlib.Path(arguments.report).read_text()))
-    ok = result["token_ids_agree"]
     if not arguments.token_ids_only:
         result |= compare_continuations(llama, exact, arguments.program, arguments.gguf)
-        agree = min(result["prompts_agree_rounded"], result.get("prompts_agree_exact", result["prompts_agree"]))
-        ok = ok and agree >= len(PROMPTS) - 1
     if arguments.text:
         text = pathlib.Path(arguments.text).read_text()
         result |= compare_perplexity(llama, exact, arguments.program, arguments.gguf, text, arguments.tokens, arguments.context)
-        ok = ok and all(abs(result[ratio] - 1) <= PERPLEXITY_TOLERANCE for ratio in ("perplexity_ratio", "rounded_ratio"))
-        if exact:
-            ok = ok and abs(result["exact_ratio"] - 1) <= EXACT_TOLERANCE
-            if not arguments.token_ids_only:
-                result["prompts_near_tie"] = near_ties(result["continuations"], result["rounding_deviation"])
-                ok = ok and result["prompts_agree"] + result["prompts_near_tie"] == len(PROMPTS)
     print(json.dumps(result, indent=2))
     if arguments.json:
         pathlib.Path(arguments.json).write_text(json.dumps(result, indent=2) + "\n")
-    sys.exit(0 if ok else 1)
+    sys.exit(0 if passed(result) else 1)
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ setup_packages=(
   libcli11-dev libfmt-dev libyaml-cpp-dev nlohmann-json3-dev         # program
   libxxhash-dev libutf8proc-dev libzstd-dev liblzma-dev zlib1g-dev   # files and text
   libcurl4-openssl-dev libssl-dev                                    # downloads
+  libjemalloc-dev                                                    # the program's allocator
   libgloo-dev                                                        # headers of LibTorch's Gloo
   libgtest-dev                                                       # tests
 )

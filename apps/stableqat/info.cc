@@ -12,11 +12,24 @@
 #include "stableqat/kernels/cuda.h"
 #include "stableqat/kernels/isa.h"
 
+#if defined(STABLEQAT_JEMALLOC)
+#include <jemalloc/jemalloc.h>
+#endif
+
 namespace stableqat::app {
 
 namespace {
 
 using Json = nlohmann::ordered_json;
+
+// The one that is linked: a preloaded one may serve in its place.
+std::string allocator() {
+#if defined(STABLEQAT_JEMALLOC)
+  return fmt::format("jemalloc {}.{}.{}", JEMALLOC_VERSION_MAJOR, JEMALLOC_VERSION_MINOR, JEMALLOC_VERSION_BUGFIX);
+#else
+  return "the C library's";
+#endif
+}
 
 Json to_json(const Machine& machine, const std::optional<Rates>& rates) {
   Json gpus = Json::array();
@@ -26,6 +39,7 @@ Json to_json(const Machine& machine, const std::optional<Rates>& rates) {
   Json json = {{"version", std::string(version())},
                {"commit", commit()},
                {"libtorch", libtorch_version()},
+               {"allocator", allocator()},
                {"cpu",
                 {{"model", machine.cpu_model},
                  {"cores", machine.cores},
@@ -46,6 +60,7 @@ std::string to_text(const Machine& machine, const std::optional<Rates>& rates) {
   constexpr double kGiga = 1e9;
   std::string text = fmt::format("stableqat    {}\n", version_text());
   text += fmt::format("LibTorch     {}\n", libtorch_version());
+  text += fmt::format("allocator    {}\n", allocator());
   text += fmt::format("CPU          {}, {} cores\n", machine.cpu_model.empty() ? "unknown" : machine.cpu_model, machine.cores);
   text += fmt::format("             {}\n", fmt::join(machine.instruction_sets, " "));
   text += fmt::format("kernels      {}\n", kernels::isa_name(kernels::active_isa()));

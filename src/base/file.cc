@@ -126,6 +126,14 @@ MappedFile::~MappedFile() {
   if (data_ != nullptr) ::munmap(const_cast<std::byte*>(data_), size_);
 }
 
+void MappedFile::release(std::span<const std::byte> part) const noexcept {
+  if (part.empty()) return;
+  static const auto kPage = static_cast<std::size_t>(::sysconf(_SC_PAGESIZE));
+  const std::size_t first = static_cast<std::size_t>(part.data() - data_) / kPage * kPage;
+  const auto end = static_cast<std::size_t>(part.data() + part.size() - data_);
+  ::madvise(const_cast<std::byte*>(data_ + first), end - first, MADV_DONTNEED);
+}
+
 AtomicFile::AtomicFile(fs::path path) : path_(std::move(path)), temporary_(temporary_name(path_)) {
   descriptor_ = ::open(temporary_.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
   if (descriptor_ < 0) throw_write_error(path_, errno);
@@ -319,8 +327,7 @@ std::string hash_text(XXH64_hash_t hash) {
 
 std::string content_hash(std::span<const std::byte> bytes) { return hash_text(XXH3_64bits(bytes.data(), bytes.size())); }
 
-// Mapped pages count as memory of the process, so those that were read are given back: a checkpoint is larger than what training takes
-// besides.
+// Pages that were read are given back: a checkpoint is larger than what training takes besides.
 std::string file_content_hash(const fs::path& path) {
   constexpr std::size_t kPiece = std::size_t{8} << 20;
   const MappedFile file(path);
@@ -329,7 +336,7 @@ std::string file_content_hash(const fs::path& path) {
   for (std::size_t first = 0; first < file.bytes().size(); first += kPiece) {
     const auto piece = file.bytes().subspan(first, std::min(kPiece, file.bytes().size() - first));
     XXH3_64bits_update(state.get(), piece.data(), piece.size());
-    ::madvise(const_cast<std::byte*>(piece.data()), piece.size(), MADV_DONTNEED);
+    file.release(piece);
   }
   return hash_text(XXH3_64bits_digest(state.get()));
 }

@@ -7,6 +7,7 @@
 #include <ATen/ops/zeros.h>
 
 #include <algorithm>
+#include <cstdlib>
 #include <cstring>
 #include <exception>
 #include <optional>
@@ -29,6 +30,10 @@ using StorePointer = c10::intrusive_ptr<c10d::Store>;
 using WorkPointer = c10::intrusive_ptr<c10d::Work>;
 
 constexpr auto kLeaveTime = 2s;
+
+// LibTorch 2.11 notes every exchange in a recorder for post-mortems, one for the process, whose table of process groups is changed without its
+// lock: two groups in two threads (ours, and that of checkpoints) can break it. It reads this variable when the first group is made.
+void switch_flight_recorder_off() { ::setenv("TORCH_FR_BUFFER_SIZE", "0", 0); }
 
 struct Membership {
   LaunchEnvironment self;
@@ -285,6 +290,7 @@ void meet(c10d::Store& store, const LaunchEnvironment& self, std::chrono::millis
 
 std::unique_ptr<Communicator> connect(const LaunchEnvironment& environment, std::chrono::milliseconds timeout) {
   if (environment.ranks == 1) return single_process();
+  switch_flight_recorder_off();
   const StorePointer tcp = open_store(environment, timeout);
   const auto prefixed = [&](const StorePointer& store) {
     return c10::make_intrusive<c10d::PrefixStore>("stableqat/" + environment.attempt, store);
@@ -303,6 +309,7 @@ std::unique_ptr<Communicator> connect(const LaunchEnvironment& environment, std:
 }
 
 void run_as_threads(int ranks, std::chrono::milliseconds timeout, const std::function<void(Communicator&)>& body) {
+  switch_flight_recorder_off();
   const StorePointer store = c10::make_intrusive<c10d::HashStore>();
   std::vector<std::exception_ptr> errors(static_cast<std::size_t>(ranks));
   std::vector<std::thread> threads;

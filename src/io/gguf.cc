@@ -345,6 +345,7 @@ void GgufFile::dequantize(const GgufTensor& tensor, std::span<float> out) const 
     dequantize_blocks(tensor.type, data.subspan(begin * block.bytes, (end - begin) * block.bytes),
                       out.subspan(begin * block.elements, (end - begin) * block.elements));
   });
+  if (mapping_) mapping_->release(data);
 }
 
 }  // namespace stableqat

@@ -207,6 +207,11 @@ void SafetensorsFile::read(std::string_view name, std::span<T> out) const {
   io::parallel_for(out.size(), kElementsPerThread, [&](std::size_t begin, std::size_t end) {
     convert(found.dtype, data + begin * dtype_size(found.dtype), out.subspan(begin, end - begin));
   });
+  release({data, found.byte_size});
+}
+
+void SafetensorsFile::release(std::span<const std::byte> part) const noexcept {
+  if (mapping_) mapping_->release(part);
 }
 
 void SafetensorsFile::read_f32(std::string_view name, std::span<float> out) const { read(name, out); }

@@ -48,6 +48,7 @@ void read_rows(const SafetensorsFile& file, const std::string& name, const Train
   const auto target = tensor_bytes(values);
   const auto source = file.bytes(name).subspan(offset_of_rows(tensor), target.size());
   std::copy(source.begin(), source.end(), target.begin());
+  file.release(source);
 }
 
 // The step in a name checkpoint-N, or -1.

@@ -51,6 +51,14 @@ Schedule schedule(const TrainConfig& config, std::int64_t steps) {
   return {config.train.lr_scheduler, config.train.learning_rate, warmup, steps};
 }
 
+// With its products chosen, which frees the dequantized weights before moments and gradients are made.
+QuantizedModel start_model(const TrainConfig& config, const ModelSource& source, NumericTypes types) {
+  QuantizedModel model(source, types.master, quantization_settings(config.quantization), starts_from_stored_scales(config.quantization, source));
+  model.model().set_compute_dtype(types.compute);
+  model.set_code_products(types.products);
+  return model;
+}
+
 class Run {
  public:
   Run(const TrainConfig& config, const TrainerCallbacks& callbacks, Communicator& communicator, const ModelSource& source,
@@ -63,14 +71,12 @@ class Run {
         loader_(tokens, loader_options(config, communicator)),
         total_steps_(total_steps(config, loader_.blocks_per_epoch())),
         schedule_(schedule(config, total_steps_)),
-        model_(source, types.master, quantization_settings(config.quantization), starts_from_stored_scales(config.quantization, source)),
+        model_(start_model(config, source, types)),
         step_(model_, train_step_options(config), communicator),
         batch_(at::empty({config.train.micro_batch_size, config.data.sequence_length}, at::kLong)),
         checkpoints_(communicator, {model_, step_.optimizer(), tokenizer_, to_yaml(config_)}, config.train.save_in_background,
                      [this] { remove_old_checkpoints(output_dir_, config_.train.save_total_limit, config_.train.save_keep_every); }) {
     require_same_model(communicator_, model_);
-    model_.model().set_compute_dtype(types.compute);
-    model_.set_code_products(types.products);
     load_teacher(source, types);
     communicator_.main_only([&] { evaluation_.emplace(config, model_.model().config(), tokenizer, tokens, callbacks); });
   }

@@ -37,16 +37,16 @@ compare_formats() {
   done
 }
 
-# Rounded to 4 bits the model still writes English, so that continuations mean something; beside it the same weights in F32, for which llama.cpp
-# rounds nothing. A block type of each kind is loaded and encodes.
+# Rounded to 4 bits in groups the model still writes English, so that continuations mean something; beside it the same weights in F32, for which
+# llama.cpp rounds nothing. A block type of each kind is loaded and encodes.
 compare_llama() {
   "$python" -c 'import xllamacpp' 2>/dev/null || skip "no xllamacpp for $python"
-  export_model --bits 4 --format gguf --embedding q8_0 --output "$folder/4.gguf" --json "$folder/4.json"
+  export_model --bits 4 --group-size 64 --format gguf --embedding q8_0 --output "$folder/4.gguf" --json "$folder/4.json"
   "$program" export --model "$folder/4.gguf" --format gguf --output "$folder/exact.gguf" -q
   "$python" -c 'import json, lzma, sys; print("\n\n".join(json.loads(line)["text"] for line in lzma.open(sys.argv[1], "rt"))[:20000])' \
     "$tools/../data/text/valid.jsonl.xz" >"$folder/text.txt"
   "$python" "$tools/compare_llama.py" --gguf "$folder/4.gguf" --report "$folder/4.json" --program "$program" --exact "$folder/exact.gguf" \
-    --text "$folder/text.txt" --tokens 512
+    --text "$folder/text.txt"
   local arguments
   for arguments in "--bits 3" "--bits 2" "--bits 2 --compat" "--bits 1.58" "--bits 1.58 --type tq1_0"; do
     # shellcheck disable=SC2086

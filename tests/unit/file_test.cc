@@ -117,6 +117,19 @@ TEST_F(FileTest, HashOfAFileIsThatOfItsBytesAndKeepsNoneInMemory) {
   EXPECT_EQ(file_content_hash(path), content_hash({}));
 }
 
+TEST_F(FileTest, ReleasedBytesAreNotInMemoryAndStayValid) {
+  const std::string text(std::size_t{40} << 20, 'x');
+  write_text_file(folder_ / "large", text);
+  const std::string expected = content_hash(std::as_bytes(std::span(text)));
+  const MappedFile file(folder_ / "large");
+  EXPECT_EQ(content_hash(file.bytes()), expected);
+  const std::uint64_t before = resident_memory();
+  file.release(file.bytes().subspan(1, text.size() - 1));
+  EXPECT_LT(resident_memory(), before - (std::uint64_t{35} << 20));
+  EXPECT_EQ(content_hash(file.bytes()), expected);
+  file.release({});
+}
+
 TEST_F(FileTest, ContentHashIsXxh3) { EXPECT_EQ(content_hash({}), "2d06800538d394c2"); }
 
 }  // namespace
