@@ -7,8 +7,8 @@ is asked for one token at a time, and made to choose the true one. Its cache of 
 precision, is off.
 
 llama.cpp rounds activations to 8 bits before products with quantized weights. That is chaotic: a change of 1e-7 in one run moves a log-probability
-by as much as the rounding itself (0.13 nats on SmolLM2 at 4 bits; docs/export.md), so nothing agrees with it token by token, another build of it
-included. Hence prompts are taken in order from a list until five have a settled continuation, one whose every token leads the second best by
+by as much as the rounding itself (0.13 nats on SmolLM2 at 4 bits; docs/evaluation.md), so only the same bits would agree with it token by token.
+Hence prompts are taken in order from a list until five have a settled continuation, one whose every token leads the second best by
 SETTLED nats in llama.cpp's own run; and perplexity is compared over thousands of tokens. What rounding does to it on the average shows beside ours with
 `--activation-rounding llama.cpp` ("rounded"), which is reported and not judged.
 

@@ -31,8 +31,8 @@ using WorkPointer = c10::intrusive_ptr<c10d::Work>;
 
 constexpr auto kLeaveTime = 2s;
 
-// LibTorch 2.11 notes every exchange in a recorder for post-mortems, one for the process, whose table of process groups is changed without its
-// lock: two groups in two threads (ours, and that of checkpoints) can break it. It reads this variable when the first group is made.
+// LibTorch 2.11 notes every exchange in a recorder for post-mortems, one for the process, whose table of process groups is changed without
+// its lock: two groups in two threads (ours, and that of checkpoints) can break it. It reads this variable when the first group is made.
 void switch_flight_recorder_off() { ::setenv("TORCH_FR_BUFFER_SIZE", "0", 0); }
 
 struct Membership {

@@ -53,7 +53,8 @@ Schedule schedule(const TrainConfig& config, std::int64_t steps) {
 
 // With its products chosen, which frees the dequantized weights before moments and gradients are made.
 QuantizedModel start_model(const TrainConfig& config, const ModelSource& source, NumericTypes types) {
-  QuantizedModel model(source, types.master, quantization_settings(config.quantization), starts_from_stored_scales(config.quantization, source));
+  QuantizedModel model(source, types.master, quantization_settings(config.quantization),
+                       starts_from_stored_scales(config.quantization, source));
   model.model().set_compute_dtype(types.compute);
   model.set_code_products(types.products);
   return model;

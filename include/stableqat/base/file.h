@@ -21,8 +21,8 @@ class MappedFile {
 
   std::span<const std::byte> bytes() const noexcept { return {data_, size_}; }
   const std::filesystem::path& path() const noexcept { return path_; }
-  // Gives the pages of a part of bytes() back to the system, which counts those that were read as memory of the process. The bytes stay valid:
-  // they are fetched again when they are read again. Thread-safe.
+  // Gives the pages of a part of bytes() back to the system, which counts those that were read as memory of the process. The bytes stay
+  // valid: they are fetched again when they are read again. Thread-safe.
   void release(std::span<const std::byte> part) const noexcept;
 
  private:

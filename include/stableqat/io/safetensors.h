@@ -57,7 +57,8 @@ class SafetensorsFile {
   // DataError for other types. F64 to fp32 rounds to nearest.
   void read_f32(std::string_view name, std::span<float> out) const;
   void read_f64(std::string_view name, std::span<double> out) const;
-  // Gives the pages of what bytes() returned, or of a part of it, back to the system (MappedFile::release()); the others do so by themselves.
+  // Gives the pages of what bytes() returned, or of a part of it, back to the system (MappedFile::release()); the others do so by
+  // themselves.
   void release(std::span<const std::byte> part) const noexcept;
 
  private:
