@@ -1,9 +1,7 @@
 #include "stableqat/dist/process_group.h"
 
 #include <ATen/TensorOperators.h>
-#include <ATen/core/grad_mode.h>
 #include <ATen/ops/empty.h>
-#include <ATen/ops/empty_like.h>
 #include <ATen/ops/zeros.h>
 
 #include <algorithm>
@@ -19,6 +17,7 @@
 #include <torch/csrc/distributed/c10d/TCPStore.hpp>
 #include <utility>
 
+#include "dist/all_to_all.h"
 #include "dist/roll_call.h"
 
 namespace stableqat {
@@ -30,6 +29,8 @@ using StorePointer = c10::intrusive_ptr<c10d::Store>;
 using WorkPointer = c10::intrusive_ptr<c10d::Work>;
 
 constexpr auto kLeaveTime = 2s;
+constexpr auto kReleaseTime = 1s;
+constexpr int kLargestTag = 0xffff;  // tags tell exchanges under way from each other
 
 // LibTorch 2.11 notes every exchange in a recorder for post-mortems, one for the process, whose table of process groups is changed without
 // its lock: two groups in two threads (ours, and that of checkpoints) can break it. It reads this variable when the first group is made.
@@ -75,14 +76,14 @@ class GlooCommunicator final : public Communicator {
   int rank() const noexcept override { return self_.rank; }
   int ranks() const noexcept override { return self_.ranks; }
 
-  std::unique_ptr<Transfer> start_reduce_scatter(const at::Tensor& pieces, const at::Tensor& sum) override {
-    traffic_.gradients += sent(size_in_bytes(pieces) / static_cast<std::uint64_t>(ranks()));
-    return std::make_unique<PieceSum>(*this, pieces, sum);
+  std::unique_ptr<Transfer> start_all_to_all(const at::Tensor& to, const at::Tensor& from) override {
+    traffic_.gradients += size_in_bytes(to);
+    return std::make_unique<Exchange>(*this, guarded([&] { return std::vector{start_all_to_all_of_others(*group_, to, from)}; }));
   }
 
-  std::unique_ptr<Transfer> start_all_gather(const at::Tensor& own, const at::Tensor& all) override {
-    traffic_.weights += sent(size_in_bytes(own));
-    return std::make_unique<Exchange>(*this, gather(own, all));
+  std::unique_ptr<Transfer> start_all_gather(const at::Tensor& all) override {
+    traffic_.weights += sent(size_in_bytes(all) / static_cast<std::uint64_t>(ranks()));
+    return gather(all);
   }
 
   std::vector<std::string> all_gather_text(const std::string& own) override {
@@ -136,57 +137,47 @@ class GlooCommunicator final : public Communicator {
   // Waits for c10d's work.
   class Exchange final : public Transfer {
    public:
-    Exchange(GlooCommunicator& owner, WorkPointer work) : owner_(owner), work_(std::move(work)) {}
+    Exchange(GlooCommunicator& owner, std::vector<WorkPointer> works) : owner_(owner), works_(std::move(works)) {}
     void wait() override {
-      owner_.guarded([this] { work_->wait(); });
+      for (const WorkPointer& work : works_) {
+        owner_.guarded([&work] { work->wait(); });
+        // Gloo's thread holds the work, and its tensors, a moment longer: their memory shall be free when the caller lets go of them.
+        const auto deadline = std::chrono::steady_clock::now() + kReleaseTime;
+        while (work.use_count() > 1 && std::chrono::steady_clock::now() < deadline) std::this_thread::yield();
+      }
     }
 
    private:
     GlooCommunicator& owner_;
-    WorkPointer work_;
-  };
-
-  // Every rank receives its piece of all others and adds them in the order of the ranks: the bytes of a ring's reduce-scatter, and sums
-  // in the type of `sum` even where bfloat16 is sent.
-  class PieceSum final : public Transfer {
-   public:
-    PieceSum(GlooCommunicator& owner, const at::Tensor& pieces, at::Tensor sum)
-        : sent_(pieces), received_(at::empty_like(pieces)), sum_(std::move(sum)), exchange_(owner, start(owner)) {}
-    void wait() override {
-      exchange_.wait();
-      const at::NoGradGuard no_grad;
-      sum_.copy_(received_[0]);
-      for (std::int64_t r = 1; r < received_.size(0); ++r) sum_.add_(received_[r]);
-    }
-
-   private:
-    WorkPointer start(GlooCommunicator& owner) {
-      std::vector<std::int64_t> equal_parts;
-      return owner.guarded([&] { return owner.group_->alltoall_base(received_, sent_, equal_parts, equal_parts); });
-    }
-
-    at::Tensor sent_;
-    at::Tensor received_;
-    at::Tensor sum_;
-    Exchange exchange_;
+    std::vector<WorkPointer> works_;
   };
 
   std::uint64_t sent(std::uint64_t bytes_to_each) const { return bytes_to_each * static_cast<std::uint64_t>(ranks() - 1); }
 
-  WorkPointer gather(const at::Tensor& own, const at::Tensor& all) {
-    return guarded([&] {
-      std::vector<at::Tensor> input{own.view({-1})};
-      std::vector<std::vector<at::Tensor>> outputs(1);
-      for (int r = 0; r < ranks(); ++r) outputs[0].push_back(all[r].view({-1}));
-      return group_->allgather(outputs, input);
+  // From memory to memory: Gloo's own gather receives all rows in a buffer and copies them from there, which takes three times as long.
+  std::unique_ptr<Transfer> gather(const at::Tensor& all) {
+    const int tag = gathers_++ & kLargestTag;
+    std::vector<WorkPointer> works;
+    guarded([&] {
+      for (int i = 1; i < ranks(); ++i) {
+        const int source = (rank() + ranks() - i) % ranks();
+        std::vector<at::Tensor> row{all[source]};
+        works.push_back(group_->recv(row, source, tag));
+      }
+      for (int i = 1; i < ranks(); ++i) {
+        std::vector<at::Tensor> row{all[rank()]};
+        works.push_back(group_->send(row, (rank() + i) % ranks(), tag));
+      }
     });
+    return std::make_unique<Exchange>(*this, std::move(works));
   }
 
   // Row r: what rank r gave.
   at::Tensor gathered(const at::Tensor& own) {
     traffic_.control += sent(size_in_bytes(own));
     const at::Tensor all = at::empty({ranks(), own.numel()}, own.options());
-    Exchange(*this, gather(own, all)).wait();
+    all[rank()].copy_(own);
+    gather(all)->wait();
     return all;
   }
 
@@ -235,6 +226,7 @@ class GlooCommunicator final : public Communicator {
   c10::intrusive_ptr<c10d::ProcessGroupGloo> group_;
   std::int64_t main_only_count_ = 0;
   int lines_ = 0;
+  int gathers_ = 0;
   std::string activity_;
   Traffic traffic_;
 };

@@ -1,5 +1,6 @@
 #include "stableqat/quant/quantized_weight.h"
 
+#include <ATen/Parallel.h>
 #include <ATen/TensorOperators.h>
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/clone.h>
@@ -10,6 +11,7 @@
 #include <ATen/ops/zeros.h>
 #include <ATen/ops/zeros_like.h>
 
+#include <algorithm>
 #include <limits>
 #include <utility>
 
@@ -36,6 +38,18 @@ at::Tensor checked_scale(const at::Tensor& scale, const at::Tensor& master, std:
   at::Tensor dense = scale.detach().to(master.options()).reshape({rows, scales_per_row}).contiguous();
   require_finite(dense, name + " scale");
   return dense;
+}
+
+constexpr std::int64_t kValuesPerTask = 32768;  // fewer are not worth waking another thread
+
+// codes [segments, length], steps [segments] -> values [segments, length].
+template <class T>
+void dequantize(std::int64_t segments, std::int64_t length, const std::int8_t* codes, const T* steps, T* values) {
+  at::parallel_for(0, segments, std::max<std::int64_t>(1, kValuesPerTask / length), [&](std::int64_t begin, std::int64_t end) {
+    for (std::int64_t segment = begin; segment < end; ++segment) {
+      for (std::int64_t i = segment * length; i < (segment + 1) * length; ++i) values[i] = static_cast<T>(codes[i]) * steps[segment];
+    }
+  });
 }
 
 }  // namespace
@@ -71,9 +85,10 @@ void QuantizedWeight::keep_dequantized(bool keep) {
   if (keep == has_dequantized()) return;
   const at::NoGradGuard no_grad;
   if (keep) {
-    dequantized_.set_data((codes_.view({scale_.numel(), -1}) * step().view({-1, 1})).view(master_.sizes()));
+    const at::Tensor steps = step();
+    dequantized_.set_data((codes_.view({steps.numel(), -1}) * steps.view({-1, 1})).view(codes_.sizes()));
   } else {
-    dequantized_.set_data(at::full({1, 1}, std::numeric_limits<double>::quiet_NaN(), master_.options()).expand(master_.sizes()));
+    dequantized_.set_data(at::full({1, 1}, std::numeric_limits<double>::quiet_NaN(), master_.options()).expand(codes_.sizes()));
   }
 }
 
@@ -89,8 +104,13 @@ void QuantizedWeight::set_rows(RowRange rows, const at::Tensor& codes, const at:
   codes_.narrow(0, rows.first, rows.count).copy_(codes);
   steps_.narrow(0, rows.first, rows.count).copy_(steps);
   if (!has_dequantized()) return;
-  const at::Tensor values = codes.view({steps.numel(), segment_length()}) * steps.reshape({-1, 1});
-  dequantized_.narrow(0, rows.first, rows.count).copy_(values.view({rows.count, columns()}));
+  detail::with_float_type(master_, [&](auto type) {
+    using T = decltype(type);
+    const at::Tensor dense_codes = codes.contiguous();
+    const at::Tensor dense_steps = steps.contiguous();
+    dequantize<T>(dense_steps.numel(), segment_length(), dense_codes.const_data_ptr<std::int8_t>(), dense_steps.const_data_ptr<T>(),
+                  dequantized_.mutable_data_ptr<T>() + rows.first * columns());
+  });
 }
 
 std::int8_t* QuantizedWeight::own_codes() const { return codes_.mutable_data_ptr<std::int8_t>() + own_rows_.first * columns(); }

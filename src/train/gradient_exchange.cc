@@ -2,6 +2,7 @@
 
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/empty.h>
+#include <ATen/ops/empty_like.h>
 #include <ATen/record_function.h>
 #include <torch/csrc/autograd/function.h>
 #include <torch/csrc/autograd/variable.h>
@@ -88,37 +89,47 @@ void GradientExchange::start_next() {
   if (started_ - completed_ == kMostInFlight) complete_oldest();
   Bucket& bucket = buckets_[started_++];
   const at::TensorOptions options = leaves_[bucket.leaves.front()].tensor.options();
-  bucket.pieces = at::empty({communicator_.ranks(), bucket.piece}, in_bf16_ ? options.dtype(at::kBFloat16) : options);
-  bucket.sum = at::empty({bucket.piece}, options);
+  bucket.to = at::empty({communicator_.ranks() - 1, bucket.piece}, in_bf16_ ? options.dtype(at::kBFloat16) : options);
+  bucket.from = at::empty_like(bucket.to);
   for (const std::size_t index : bucket.leaves) {
     const Leaf& leaf = leaves_[index];
-    const at::Tensor& gradient = leaf.tensor.grad();
-    for (int rank = 0; rank < communicator_.ranks(); ++rank) {
-      const RowRange rows = rows_of(gradient, rank);
-      const at::Tensor values = gradient.narrow(0, rows.first, rows.count).view({-1});
-      const at::Tensor piece = bucket.pieces[rank].narrow(0, leaf.offset, leaf.piece);
+    for (int other = 0; other + 1 < communicator_.ranks(); ++other) {
+      const at::Tensor values = rows_of(leaf, other < communicator_.rank() ? other : other + 1);
+      const at::Tensor piece = bucket.to[other].narrow(0, leaf.offset, leaf.piece);
       piece.narrow(0, 0, values.numel()).copy_(values);
       piece.narrow(0, values.numel(), leaf.piece - values.numel()).zero_();
+      values.zero_();  // here, where it is still in the cache
     }
   }
-  bucket.transfer = communicator_.start_reduce_scatter(bucket.pieces, bucket.sum);
+  bucket.transfer = communicator_.start_all_to_all(bucket.to, bucket.from);
 }
 
 void GradientExchange::complete_oldest() {
   RECORD_USER_SCOPE("gradient_sum");
   Bucket& bucket = buckets_[completed_++];
   bucket.transfer->wait();
-  for (const std::size_t index : bucket.leaves) {
-    const Leaf& leaf = leaves_[index];
-    const at::Tensor& gradient = leaf.tensor.grad();
-    const RowRange own = rows_of(gradient, communicator_.rank());
-    const at::Tensor values = gradient.narrow(0, own.first, own.count).view({-1});
-    gradient.narrow(0, 0, own.first).zero_();
-    values.copy_(bucket.sum.narrow(0, leaf.offset, values.numel()));
-    gradient.narrow(0, own.end(), gradient.size(0) - own.end()).zero_();
-  }
   bucket.transfer.reset();
-  bucket.pieces = bucket.sum = at::Tensor();
+  for (const std::size_t index : bucket.leaves) add_others(bucket, leaves_[index]);
+  bucket.to = bucket.from = at::Tensor();
+}
+
+// Adds in the order of the ranks.
+void GradientExchange::add_others(const Bucket& bucket, const Leaf& leaf) {
+  const at::Tensor sum = rows_of(leaf, communicator_.rank());
+  const auto received = [&](std::int64_t other) { return bucket.from[other].narrow(0, leaf.offset, sum.numel()); };
+  const std::int64_t own = communicator_.rank();
+  if (own > 0) {
+    const at::Tensor before = received(0).to(sum.scalar_type());
+    for (std::int64_t other = 1; other < own; ++other) before.add_(received(other));
+    sum.add_(before);
+  }
+  for (std::int64_t other = own; other + 1 < communicator_.ranks(); ++other) sum.add_(received(other));
+}
+
+at::Tensor GradientExchange::rows_of(const Leaf& leaf, int rank) const {
+  const at::Tensor& gradient = leaf.tensor.grad();
+  const RowRange rows = rows_of_rank(gradient.size(0), rank, communicator_.ranks());
+  return gradient.narrow(0, rows.first, rows.count).view({-1});
 }
 
 void GradientExchange::finish() {

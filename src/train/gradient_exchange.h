@@ -20,7 +20,7 @@ struct Node;
 namespace stableqat {
 
 struct ReductionOptions {
-  bool in_bf16 = false;                                        // what is sent; sums are taken in the gradient's type
+  bool in_bf16 = false;                                        // what is sent; own rows and sums stay in the gradient's type
   std::int64_t bucket_bytes = std::int64_t{25} * 1024 * 1024;  // of gradients, before they are rounded
 };
 
@@ -42,7 +42,7 @@ struct BucketSizes {
 // buckets in the same order. Not thread-safe.
 class GradientExchange {
  public:
-  // Buckets at a time: what is in flight holds its memory three times, sent, received and summed.
+  // Buckets at a time: what is in flight holds the other ranks' rows twice, sent and received.
   static constexpr std::size_t kMostInFlight = 4;
 
   // `leaves`, in the order in which backward finishes their gradients; their gradients are dense. Backward runs hooks of this object while
@@ -71,8 +71,8 @@ class GradientExchange {
     std::vector<std::size_t> leaves;
     std::int64_t piece = 0;   // elements
     std::size_t missing = 0;  // leaves whose gradient is not finished
-    at::Tensor pieces;        // [R, piece]
-    at::Tensor sum;           // [piece]
+    at::Tensor to;            // [R - 1, piece]
+    at::Tensor from;          // [R - 1, piece]
     std::unique_ptr<Transfer> transfer;
   };
 
@@ -80,7 +80,8 @@ class GradientExchange {
   void on_gradient(std::size_t leaf);
   void start_next();
   void complete_oldest();
-  RowRange rows_of(const at::Tensor& tensor, int rank) const { return rows_of_rank(tensor.size(0), rank, communicator_.ranks()); }
+  void add_others(const Bucket& bucket, const Leaf& leaf);
+  at::Tensor rows_of(const Leaf& leaf, int rank) const;  // of its gradient, flat
 
   Communicator& communicator_;
   std::vector<Leaf> leaves_;

@@ -77,7 +77,7 @@ double block_bytes_per_row(const ModelConfig& model, double element, bool intege
   return element * (norms + attention + gate) + (keeps_inputs ? products : 0);
 }
 
-// What buckets of gradients in flight keep: sent, received and summed.
+// What buckets of gradients in flight keep: sent and received.
 struct ExchangeBytes {
   double blocks = 0;  // while backward is in the blocks
   double edges = 0;   // with the embedding or head, when backward is through
@@ -101,7 +101,7 @@ ExchangeBytes exchange_bytes(const ModelConfig& model, const TrainConfig& config
   for (std::size_t last = 0; last < sizes.pieces.size(); ++last) {
     double window = 0;
     for (std::size_t i = last + 1 - std::min(last + 1, GradientExchange::kMostInFlight); i <= last; ++i) {
-      window += static_cast<double>(sizes.pieces[i]) * (2 * sent * ranks + element);
+      window += static_cast<double>(sizes.pieces[i]) * 2 * sent * (ranks - 1);
     }
     double& kind = is_edge[last] ? most.edges : most.blocks;
     kind = std::max(kind, window);
@@ -164,7 +164,8 @@ MemoryEstimate estimate_memory(const ModelConfig& model, const TrainConfig& conf
   add("activations", blocks + edges);
   const double edge = std::max(head, backward);
   add("head", edge);
-  // Backward gives activations back while it fills buckets: those of one block are gone when its gradients are sent, all when the embedding's are.
+  // Backward gives activations back while it fills buckets: those of one block are gone when its gradients are sent, all when the
+  // embedding's are.
   const ExchangeBytes exchange = exchange_bytes(model, config, master, ranks);
   const double left = config.train.recompute == TrainConfig::Recompute::kBlock ? blocks : blocks - block;
   const double in_backward = edges + std::max(blocks + edge, left + backward + exchange.blocks);

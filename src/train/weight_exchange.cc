@@ -6,6 +6,7 @@
 #include <ATen/record_function.h>
 
 #include <algorithm>
+#include <array>
 #include <cstring>
 #include <utility>
 
@@ -29,12 +30,35 @@ void for_stretches(std::int64_t count, const Task& task) {
   });
 }
 
+// Codes lie `stride` apart from `low` on; their indices are 0, 1, ... The usual stride has a loop without a lookup.
+void to_indices(const CodeGrid& grid, std::span<const std::int8_t> codes, std::span<std::uint8_t> indices) {
+  if (grid.stride == 1) {
+    const auto low = static_cast<std::uint8_t>(grid.low);
+#pragma omp simd
+    for (std::size_t i = 0; i < codes.size(); ++i) indices[i] = static_cast<std::uint8_t>(static_cast<std::uint8_t>(codes[i]) - low);
+    return;
+  }
+  std::array<std::uint8_t, 256> of_code{};
+  for (int index = 0; index < grid.levels; ++index) {
+    of_code[static_cast<std::uint8_t>(grid.low + grid.stride * index)] = static_cast<std::uint8_t>(index);
+  }
+  for (std::size_t i = 0; i < codes.size(); ++i) indices[i] = of_code[static_cast<std::uint8_t>(codes[i])];
+}
+
+// In place.
+void to_codes(const CodeGrid& grid, std::span<std::int8_t> indices) {
+  const auto low = static_cast<std::uint8_t>(grid.low);
+  const auto stride = static_cast<std::uint8_t>(grid.stride);
+#pragma omp simd
+  for (std::size_t i = 0; i < indices.size(); ++i) {
+    indices[i] = static_cast<std::int8_t>(static_cast<std::uint8_t>(low + stride * static_cast<std::uint8_t>(indices[i])));
+  }
+}
+
 void pack(const CodeGrid& grid, int bits, std::span<const std::int8_t> codes, std::span<std::byte> stream) {
   for_stretches(static_cast<std::int64_t>(codes.size()), [&](std::int64_t first, std::int64_t count) {
     std::vector<std::uint8_t> indices(static_cast<std::size_t>(count));
-    const auto part = codes.subspan(static_cast<std::size_t>(first), indices.size());
-    std::transform(part.begin(), part.end(), indices.begin(),
-                   [&grid](int code) { return static_cast<std::uint8_t>((code - grid.low) / grid.stride); });
+    to_indices(grid, codes.subspan(static_cast<std::size_t>(first), indices.size()), indices);
     const auto begin = static_cast<std::size_t>(first / 8 * bits);
     pack_codes(indices, bits, stream.subspan(begin, code_stream_bytes(indices.size(), bits)));
   });
@@ -42,10 +66,10 @@ void pack(const CodeGrid& grid, int bits, std::span<const std::int8_t> codes, st
 
 void unpack(const CodeGrid& grid, int bits, std::span<const std::byte> stream, std::span<std::int8_t> codes) {
   for_stretches(static_cast<std::int64_t>(codes.size()), [&](std::int64_t first, std::int64_t count) {
-    std::vector<std::uint8_t> indices(static_cast<std::size_t>(count));
-    unpack_codes(stream.subspan(static_cast<std::size_t>(first / 8 * bits)), bits, indices);
-    std::transform(indices.begin(), indices.end(), codes.begin() + first,
-                   [&grid](int index) { return static_cast<std::int8_t>(grid.low + grid.stride * index); });
+    const auto part = codes.subspan(static_cast<std::size_t>(first), static_cast<std::size_t>(count));
+    unpack_codes(stream.subspan(static_cast<std::size_t>(first / 8 * bits)), bits,
+                 {reinterpret_cast<std::uint8_t*>(part.data()), part.size()});
+    to_codes(grid, part);
   });
 }
 
@@ -67,6 +91,12 @@ PackedPiece packed_piece(const QuantizerSpec& spec, std::int64_t rows, std::int6
 
 WeightExchange::WeightExchange(Communicator& communicator, QuantizedModel& model, std::vector<at::Tensor> plain, std::int64_t bucket_bytes)
     : communicator_(communicator) {
+  // Plain tensors first: the largest, which needs no packing, is on its way while others are packed.
+  for (at::Tensor& tensor : plain) {
+    const std::int64_t row_bytes = static_cast<std::int64_t>(tensor.nbytes()) / tensor.size(0);
+    const std::int64_t bytes = rows_per_rank(tensor.size(0), communicator_.ranks()) * row_bytes;
+    add({nullptr, std::move(tensor), {}, 0, static_cast<std::uint64_t>(bytes)}, bucket_bytes);
+  }
   for (QuantizedWeight& weight : model.weights()) {
     grid_ = code_grid(weight.spec());  // all have the same
     Item item{&weight, {}, {}, 0, 0};
@@ -74,10 +104,10 @@ WeightExchange::WeightExchange(Communicator& communicator, QuantizedModel& model
     item.bytes = item.packed.bytes();
     add(std::move(item), bucket_bytes);
   }
-  for (at::Tensor& tensor : plain) {
-    const std::int64_t row_bytes = static_cast<std::int64_t>(tensor.nbytes()) / tensor.size(0);
-    const std::int64_t bytes = rows_per_rank(tensor.size(0), communicator_.ranks()) * row_bytes;
-    add({nullptr, std::move(tensor), {}, 0, static_cast<std::uint64_t>(bytes)}, bucket_bytes);
+  for (Bucket& bucket : buckets_) {
+    const Item& first = bucket.items.front();
+    bucket.in_place = bucket.items.size() == 1 && first.weight == nullptr && first.plain.size(0) % communicator_.ranks() == 0;
+    if (bucket.in_place) bucket.all = first.plain.view({communicator_.ranks(), -1});
   }
 }
 
@@ -100,22 +130,25 @@ void WeightExchange::run() {
 }
 
 void WeightExchange::start(Bucket& bucket) {
-  bucket.own = at::empty({bucket.bytes}, at::kByte);
-  bucket.all = at::empty({communicator_.ranks(), bucket.bytes}, at::kByte);
-  const std::span<std::byte> bytes(static_cast<std::byte*>(bucket.own.mutable_data_ptr()), static_cast<std::size_t>(bucket.bytes));
-  for (const Item& item : bucket.items) write(item, bytes.subspan(item.offset, item.bytes));
-  bucket.transfer = communicator_.start_all_gather(bucket.own, bucket.all);
+  if (!bucket.in_place) {
+    bucket.all = at::empty({communicator_.ranks(), bucket.bytes}, at::kByte);
+    const at::Tensor own = bucket.all[communicator_.rank()];
+    const std::span<std::byte> bytes(static_cast<std::byte*>(own.mutable_data_ptr()), static_cast<std::size_t>(bucket.bytes));
+    for (const Item& item : bucket.items) write(item, bytes.subspan(item.offset, item.bytes));
+  }
+  bucket.transfer = communicator_.start_all_gather(bucket.all);
 }
 
 void WeightExchange::complete(Bucket& bucket) {
   bucket.transfer->wait();
+  bucket.transfer.reset();
+  if (bucket.in_place) return;
   for (int rank = 0; rank < communicator_.ranks(); ++rank) {
     if (rank == communicator_.rank()) continue;
     const at::Tensor part = bucket.all[rank];
     for (const Item& item : bucket.items) read(item, rank, bytes_of(part).subspan(item.offset, item.bytes));
   }
-  bucket.transfer.reset();
-  bucket.own = bucket.all = at::Tensor();
+  bucket.all = at::Tensor();
 }
 
 void WeightExchange::write(const Item& item, std::span<std::byte> bytes) const {

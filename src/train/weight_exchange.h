@@ -50,8 +50,8 @@ class WeightExchange {
   struct Bucket {
     std::vector<Item> items;
     std::int64_t bytes = 0;  // of one rank
-    at::Tensor own;          // [bytes] uint8
-    at::Tensor all;          // [R, bytes]
+    at::Tensor all;          // [R, bytes] uint8; or a plain tensor itself, whose rows are sent from and received in place
+    bool in_place = false;
     std::unique_ptr<Transfer> transfer;
   };
 

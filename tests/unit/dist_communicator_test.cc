@@ -1,6 +1,6 @@
 // Exchanges between ranks that are threads of this process, against sums done by hand.
-#include <ATen/ops/arange.h>
 #include <ATen/ops/empty.h>
+#include <ATen/ops/empty_like.h>
 #include <ATen/ops/full.h>
 #include <gtest/gtest.h>
 
@@ -18,43 +18,49 @@ using namespace std::chrono_literals;
 
 constexpr auto kTimeout = 20s;
 
-TEST(Communicator, ReduceScatterAddsPieces) {
+TEST(Communicator, EachRankGetsWhatTheOthersHaveForIt) {
   for (const int ranks : {1, 2, 3, 5}) {
     run_as_threads(ranks, kTimeout, [ranks](Communicator& self) {
-      // Element i of piece p on rank r is 1000 r + 10 p + i.
-      const at::Tensor pieces = at::empty({ranks, 4});
-      for (int p = 0; p < ranks; ++p) {
-        for (int i = 0; i < 4; ++i) pieces.mutable_data_ptr<float>()[4 * p + i] = static_cast<float>(1000 * self.rank() + 10 * p + i);
+      const auto other = [&](int i) { return i < self.rank() ? i : i + 1; };
+      // Element i of what rank r has for rank t is 1000 r + 10 t + i.
+      const at::Tensor to = at::empty({ranks - 1, 4});
+      for (int t = 0; t + 1 < ranks; ++t) {
+        for (int i = 0; i < 4; ++i) to.mutable_data_ptr<float>()[4 * t + i] = static_cast<float>(1000 * self.rank() + 10 * other(t) + i);
       }
-      const at::Tensor sum = at::full({4}, -1.0F);
-      self.start_reduce_scatter(pieces, sum)->wait();
-      for (int i = 0; i < 4; ++i) {
-        const int expected = 1000 * ranks * (ranks - 1) / 2 + ranks * (10 * self.rank() + i);
-        EXPECT_EQ(sum.const_data_ptr<float>()[i], static_cast<float>(expected)) << ranks << " ranks, element " << i;
+      const at::Tensor from = at::full({ranks - 1, 4}, -1.0F);
+      self.start_all_to_all(to, from)->wait();
+      for (int r = 0; r + 1 < ranks; ++r) {
+        for (int i = 0; i < 4; ++i) {
+          EXPECT_EQ(from.const_data_ptr<float>()[4 * r + i], static_cast<float>(1000 * other(r) + 10 * self.rank() + i))
+              << ranks << " ranks";
+        }
       }
       EXPECT_EQ(self.traffic().gradients, static_cast<std::uint64_t>(4 * 4 * (ranks - 1)));
     });
   }
 }
 
-TEST(Communicator, Bf16PiecesAreAddedInFloat) {
-  run_as_threads(3, kTimeout, [](Communicator& self) {
-    const at::Tensor pieces = at::full({3, 2}, 1.0F + 0x1p-7F).to(at::kBFloat16);  // on the bf16 grid; three times it is not
-    const at::Tensor sum = at::empty({2});
-    self.start_reduce_scatter(pieces, sum)->wait();
-    EXPECT_EQ(sum.const_data_ptr<float>()[1], 3 * (1.0F + 0x1p-7F));
-    EXPECT_EQ(self.traffic().gradients, 2U * 2 * 2);
+TEST(Communicator, TensorsOfAnExchangeAreTheCallersAloneOnceItIsOver) {
+  run_as_threads(2, kTimeout, [](Communicator& self) {
+    for (int i = 0; i < 200; ++i) {
+      const at::Tensor to = at::full({1, 1 << 16}, i, at::kBFloat16);
+      const at::Tensor from = at::empty_like(to);
+      self.start_all_to_all(to, from)->wait();
+      ASSERT_EQ(to.use_count(), 1U) << i;
+      ASSERT_EQ(from.use_count(), 1U) << i;
+      ASSERT_TRUE(from.equal(to));
+    }
+    EXPECT_EQ(self.traffic().gradients, 200U * 2 * (1 << 16));
   });
 }
 
 TEST(Communicator, SeveralExchangesAtATimeKeepTheirOrder) {
   run_as_threads(2, kTimeout, [](Communicator& self) {
-    std::vector<at::Tensor> own, all;
+    std::vector<at::Tensor> all;
     std::vector<std::unique_ptr<Transfer>> transfers;
     for (int i = 0; i < 8; ++i) {
-      own.push_back(at::full({1000 * (i + 1)}, 10 * i + self.rank(), at::kInt));
-      all.push_back(at::empty({2, 1000 * (i + 1)}, at::kInt));
-      transfers.push_back(self.start_all_gather(own.back(), all.back()));
+      all.push_back(at::full({2, 1000 * (i + 1)}, 10 * i + self.rank(), at::kInt));
+      transfers.push_back(self.start_all_gather(all.back()));
     }
     for (int i = 0; i < 8; ++i) {
       transfers[static_cast<std::size_t>(i)]->wait();

@@ -223,13 +223,11 @@ class Watcher final : public Communicator {
   Watcher(Communicator& inner, std::function<void()> on_gradients) : inner_(inner), on_gradients_(std::move(on_gradients)) {}
   int rank() const noexcept override { return inner_.rank(); }
   int ranks() const noexcept override { return inner_.ranks(); }
-  std::unique_ptr<Transfer> start_reduce_scatter(const at::Tensor& pieces, const at::Tensor& sum) override {
+  std::unique_ptr<Transfer> start_all_to_all(const at::Tensor& to, const at::Tensor& from) override {
     on_gradients_();
-    return inner_.start_reduce_scatter(pieces, sum);
+    return inner_.start_all_to_all(to, from);
   }
-  std::unique_ptr<Transfer> start_all_gather(const at::Tensor& own, const at::Tensor& all) override {
-    return inner_.start_all_gather(own, all);
-  }
+  std::unique_ptr<Transfer> start_all_gather(const at::Tensor& all) override { return inner_.start_all_gather(all); }
   std::vector<std::string> all_gather_text(const std::string& own) override { return inner_.all_gather_text(own); }
   std::vector<std::vector<double>> all_gather_numbers(const std::vector<double>& own) override { return inner_.all_gather_numbers(own); }
   void barrier() override { inner_.barrier(); }
@@ -315,10 +313,10 @@ TEST_F(ShardedStepTest, ATraceShowsExchangesThatOverlapBackward) {
                                    [&](const Span& backward) { return bucket.begin > backward.begin && bucket.begin < backward.end; });
   }
   EXPECT_GT(during_backward, buckets.size() / 2);
-  // All gradients of both ranks, each with its own piece, and the padding of uneven rows (none for two ranks).
+  // Each of the two ranks sends half of its gradients, and the padding of uneven rows (none for two ranks).
   std::uint64_t parameters = 0;
   for (const ParameterShape& shape : parameter_shapes(testing::tiny_config())) parameters += static_cast<std::uint64_t>(shape.elements());
-  EXPECT_EQ(gradient_bytes, 2 * 4 * parameters);
+  EXPECT_EQ(gradient_bytes, 4 * parameters);
 }
 
 TEST_F(ShardedStepTest, AGradientThatIsNotFiniteOnOneRankStopsAllBeforeTheUpdate) {

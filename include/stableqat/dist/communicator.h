@@ -25,7 +25,7 @@ class LostRankError : public EnvironmentError {
 
 // Payload bytes that this rank has handed to the network. Headers of the transport are not counted.
 struct Traffic {
-  std::uint64_t gradients = 0;  // start_reduce_scatter()
+  std::uint64_t gradients = 0;  // start_all_to_all()
   std::uint64_t weights = 0;    // start_all_gather()
   std::uint64_t control = 0;    // everything else
 
@@ -48,12 +48,12 @@ class Communicator {
   virtual int ranks() const noexcept = 0;
   bool is_main() const noexcept { return rank() == 0; }
 
-  // sum [n] on rank r becomes the sum over all ranks of row r of their pieces [R, n], added in the order of the ranks in the type of
-  // `sum` (float32 or float64); pieces may be bfloat16 to send less.
-  virtual std::unique_ptr<Transfer> start_reduce_scatter(const at::Tensor& pieces, const at::Tensor& sum) = 0;
+  // Each rank has a row for each other one. Rows of `to` and `from` [R - 1, n] belong to the other ranks, in their order: row i of `to` is
+  // sent to the i-th, row i of `from` becomes what the i-th has for this rank. Any type.
+  virtual std::unique_ptr<Transfer> start_all_to_all(const at::Tensor& to, const at::Tensor& from) = 0;
 
-  // Row r of `all` [R, n] becomes `own` [n] of rank r. Any type.
-  virtual std::unique_ptr<Transfer> start_all_gather(const at::Tensor& own, const at::Tensor& all) = 0;
+  // Row r of `all` [R, n] is rank r's: each sends its own row and receives the others. Any type.
+  virtual std::unique_ptr<Transfer> start_all_gather(const at::Tensor& all) = 0;
 
   // The text of each rank, in their order.
   virtual std::vector<std::string> all_gather_text(const std::string& own) = 0;

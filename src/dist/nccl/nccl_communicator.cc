@@ -1,7 +1,5 @@
 // Exchanges between GPUs by c10d's ProcessGroupNCCL.
-#include <ATen/TensorOperators.h>
-#include <ATen/core/grad_mode.h>
-#include <ATen/ops/empty_like.h>
+#include <ATen/core/Tensor.h>
 
 #include <exception>
 #include <string>
@@ -11,6 +9,7 @@
 #include <utility>
 #include <vector>
 
+#include "dist/all_to_all.h"
 #include "dist/nccl/library.h"
 
 namespace stableqat {
@@ -44,29 +43,6 @@ class Exchange final : public Transfer {
   WorkPointer work_;
 };
 
-// As between CPUs: all parts are received and added in the order of the ranks, in the type of `sum`.
-class PieceSum final : public Transfer {
- public:
-  PieceSum(const Communicator& self, c10d::ProcessGroupNCCL& group, const at::Tensor& pieces, at::Tensor sum)
-      : sent_(pieces), received_(at::empty_like(pieces)), sum_(std::move(sum)), exchange_(self, guarded(self, [&] {
-                                                                                            std::vector<std::int64_t> equal_parts;
-                                                                                            return group.alltoall_base(
-                                                                                                received_, sent_, equal_parts, equal_parts);
-                                                                                          })) {}
-  void wait() override {
-    exchange_.wait();
-    const at::NoGradGuard no_grad;
-    sum_.copy_(received_[0]);
-    for (std::int64_t r = 1; r < received_.size(0); ++r) sum_.add_(received_[r]);
-  }
-
- private:
-  at::Tensor sent_;
-  at::Tensor received_;
-  at::Tensor sum_;
-  Exchange exchange_;
-};
-
 class NcclCommunicator final : public Communicator {
  public:
   NcclCommunicator(std::unique_ptr<Communicator> control, c10::intrusive_ptr<c10d::Store> store, std::chrono::milliseconds timeout)
@@ -80,15 +56,15 @@ class NcclCommunicator final : public Communicator {
   int rank() const noexcept override { return control_->rank(); }
   int ranks() const noexcept override { return control_->ranks(); }
 
-  std::unique_ptr<Transfer> start_reduce_scatter(const at::Tensor& pieces, const at::Tensor& sum) override {
-    own_.gradients += others() * (pieces.nbytes() / static_cast<std::uint64_t>(ranks()));
-    return std::make_unique<PieceSum>(*this, *group_, pieces, sum);
+  std::unique_ptr<Transfer> start_all_to_all(const at::Tensor& to, const at::Tensor& from) override {
+    own_.gradients += to.nbytes();
+    return std::make_unique<Exchange>(*this, guarded(*this, [&] { return start_all_to_all_of_others(*group_, to, from); }));
   }
 
-  std::unique_ptr<Transfer> start_all_gather(const at::Tensor& own, const at::Tensor& all) override {
-    own_.weights += others() * own.nbytes();
-    at::Tensor input = own;
+  std::unique_ptr<Transfer> start_all_gather(const at::Tensor& all) override {
+    at::Tensor input = all[rank()];
     at::Tensor output = all;
+    own_.weights += others() * input.nbytes();
     return std::make_unique<Exchange>(*this, guarded(*this, [&] { return group_->_allgather_base(output, input); }));
   }
 
