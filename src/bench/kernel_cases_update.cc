@@ -13,6 +13,8 @@
 #include <string>
 
 #include "bench/kernel_case.h"
+#include "quant/tensor_dispatch.h"
+#include "stableqat/base/error.h"
 #include "stableqat/kernels/ref/fake_quantize.h"
 #include "stableqat/kernels/update.h"
 #include "stableqat/quant/quantizer_spec.h"
@@ -31,6 +33,8 @@ struct Arrays {
         gradient(at::randn({rows, columns})),
         first(at::randn({rows, columns}) * 0.1),
         second(at::rand({rows, columns}) + 0.01),
+        short_first(first.to(at::kBFloat16)),
+        short_second(second.to(at::kBFloat16)),
         scale(at::full({rows}, 0.01)),
         new_scale(at::full({rows}, 0.0101)),
         scale_gradient(at::empty({rows})),
@@ -47,7 +51,13 @@ struct Arrays {
             dequantized.data_ptr<float>()};
   }
 
-  at::Tensor weight, gradient, first, second, scale, new_scale, scale_gradient, squares, alpha_terms, codes, dequantized;
+  kernels::UpdateOutputs<float, std::uint16_t> short_outputs() const {
+    return {detail::bf16_bits(short_first), detail::bf16_bits(short_second), new_scale.data_ptr<float>(), codes.data_ptr<std::int8_t>(),
+            dequantized.data_ptr<float>()};
+  }
+
+  at::Tensor weight, gradient, first, second, short_first, short_second, scale, new_scale, scale_gradient, squares, alpha_terms, codes,
+      dequantized;
 };
 
 using Table = kernels::UpdateKernels<float>;
@@ -66,8 +76,30 @@ void update(const Table& table, const kernels::QuantRule& rule, const Arrays& a)
   table.update_quantized(rule, kStep, a.quantized(), a.outputs());
 }
 
+void update_short(const Table& table, const kernels::QuantRule& rule, const Arrays& a) {
+  table.update_quantized_bf16(rule, kStep, a.quantized(), a.short_outputs());
+}
+
 void require_same(const std::string& what, const at::Tensor& found, const at::Tensor& expected) {
   require_close("update, " + what, found, expected.to(at::kDouble));
+}
+
+// Of the step with short moments: those of the first element by the plain kernels, rounded up or down.
+void check_short(const Table& table, const kernels::QuantRule& rule, std::int64_t columns) {
+  const Arrays exact(kCheckedRows, columns);
+  Arrays a = exact;
+  for (at::Tensor* tensor : {&a.weight, &a.gradient, &a.codes, &a.dequantized}) *tensor = tensor->clone();
+  exact.first.copy_(exact.short_first);
+  exact.second.copy_(exact.short_second);
+  update(table, rule, exact);
+  update_short(table, rule, a);
+  require_same("weight with short moments", a.weight, exact.weight);
+  require_same("codes with short moments", a.codes, exact.codes);
+  const double worst = ((a.short_second.to(at::kFloat) - exact.second) / exact.second).abs().max().item<double>();
+  if (worst >= 0x1p-7) {
+    throw NumericError(
+        {"short second moment", std::to_string(worst) + " from the exact one, relative", "less than a step of bfloat16", ""});
+  }
 }
 
 // The plain kernels, then AdamW element by element.
@@ -126,6 +158,9 @@ std::vector<KernelCase> update_cases(const KernelBenchOptions& options, kernels:
   add_method(cases, table, "ste", ste, a);
   add_method(cases, table, "stableqat", stableqat, a);
   add_method(cases, table, "dsq", dsq, a);
+  cases.push_back({"step_stableqat_bf16", KernelBound::kMemory, 30 * elements,
+                   [&table, rule = stableqat.rule(), columns] { check_short(table, rule, columns); },
+                   [&table, rule = stableqat.rule(), a] { update_short(table, rule, a); }});
   cases.push_back({"sums_none", KernelBound::kMemory, 4 * elements, compare,
                    [&table, a] { table.squares(a.gradient.numel(), a.gradient.const_data_ptr<float>(), a.squares.data_ptr<double>()); }});
   cases.push_back({"step_none", KernelBound::kMemory, 32 * elements, compare, [&table, a] {

@@ -13,6 +13,7 @@ using Scheduler = TrainConfig::Scheduler;
 using Precision = TrainConfig::Precision;
 using Compute = TrainConfig::Compute;
 using Recompute = TrainConfig::Recompute;
+using Moments = TrainConfig::Moments;
 using StoredScales = TrainConfig::StoredScales;
 using ReportTo = TrainConfig::ReportTo;
 using Reduce = TrainConfig::Reduce;
@@ -192,6 +193,11 @@ void add_train(TrainConfig::Train& train, std::vector<Field>& rows) {
            .target = &train.adam_epsilon,
            .help = "Added to the root of the second moment.",
            .range = kPositive},
+          {.key = "train.moments",
+           .target = one_of(train.moments, {{"float", Moments::kFloat}, {"bfloat16", Moments::kBfloat16}}),
+           .help =
+               "Type that AdamW's moments are kept in: `float` = that of the weights; `bfloat16` = half the memory or less, rounded up or "
+               "down at random so that their means stay."},
           {.key = "train.max_grad_norm",
            .target = &train.max_grad_norm,
            .help = "Gradients are scaled down to this global norm; 0 = no clipping.",

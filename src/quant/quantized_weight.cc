@@ -181,12 +181,17 @@ QuantizedWeight::GradientSums QuantizedWeight::gradient_sums() {
 kernels::QuantizeCounts QuantizedWeight::update(const kernels::AdamWRule& adamw, const at::Tensor& first, const at::Tensor& second) {
   return detail::with_float_type(master_, [&](auto type) {
     using T = decltype(type);
-    return quantized(kernels::update_kernels<T>().update_quantized(rule_, adamw, arrays<T>(),
-                                                                   {.first = first.mutable_data_ptr<T>(),
-                                                                    .second = second.mutable_data_ptr<T>(),
-                                                                    .scale = scale_.const_data_ptr<T>(),
-                                                                    .codes = own_codes(),
-                                                                    .dequantized = dequantized_values<T>()}));
+    const kernels::UpdateKernels<T>& table = kernels::update_kernels<T>();
+    const auto move = [&](auto kernel, auto* first_moment, auto* second_moment) {
+      return quantized(kernel(rule_, adamw, arrays<T>(),
+                              {.first = first_moment,
+                               .second = second_moment,
+                               .scale = scale_.const_data_ptr<T>(),
+                               .codes = own_codes(),
+                               .dequantized = dequantized_values<T>()}));
+    };
+    if (first.scalar_type() == at::kBFloat16) return move(table.update_quantized_bf16, detail::bf16_bits(first), detail::bf16_bits(second));
+    return move(table.update_quantized, first.mutable_data_ptr<T>(), second.mutable_data_ptr<T>());
   });
 }
 

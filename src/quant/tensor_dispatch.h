@@ -4,6 +4,7 @@
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/zeros_like.h>
 
+#include <cstdint>
 #include <string>
 
 #include "stableqat/base/error.h"
@@ -15,6 +16,11 @@ template <class Function>
 decltype(auto) with_float_type(const at::Tensor& tensor, Function&& function) {
   if (tensor.scalar_type() == at::kDouble) return function(double{});
   return function(float{});
+}
+
+// The bits of a bfloat16 tensor's values.
+inline std::uint16_t* bf16_bits(const at::Tensor& tensor) {
+  return reinterpret_cast<std::uint16_t*>(tensor.mutable_data_ptr<at::BFloat16>());
 }
 
 // The accumulated gradient of a leaf as dense memory that stays the leaf's: zeros where there is none yet.

@@ -12,8 +12,9 @@ namespace stableqat {
 
 AdamW::AdamW(std::vector<TrainedTensor> tensors, const AdamWOptions& options) : tensors_(std::move(tensors)), options_(options) {
   for (const TrainedTensor& tensor : tensors_) {
-    first_moments_.push_back(at::zeros_like(tensor.value));
-    second_moments_.push_back(at::zeros_like(tensor.value));
+    const at::ScalarType type = options.moments_in_bf16 ? at::kBFloat16 : tensor.value.scalar_type();
+    first_moments_.push_back(at::zeros_like(tensor.value, tensor.value.options().dtype(type)));
+    second_moments_.push_back(at::zeros_like(tensor.value, tensor.value.options().dtype(type)));
   }
 }
 
@@ -22,6 +23,19 @@ void AdamW::begin_step(double learning_rate, double gradient_factor) {
   learning_rate_ = learning_rate;
   gradient_factor_ = gradient_factor;
 }
+
+namespace {
+
+// Differs between any two steps of a tensor, and between any two tensors in a step.
+std::uint32_t seed_of(std::uint32_t seed, std::int64_t step, std::size_t tensor) {
+  return seed * 0xc2b2ae35U + static_cast<std::uint32_t>(step) * 0x9e3779b1U + static_cast<std::uint32_t>(tensor) * 0x85ebca6bU;
+}
+
+std::int64_t first_element(const TrainedTensor& tensor) {
+  return tensor.rows.count == 0 ? 0 : tensor.rows.first * (tensor.value.numel() / tensor.rows.count);
+}
+
+}  // namespace
 
 kernels::AdamWRule AdamW::rule(std::size_t i) const {
   const TrainedTensor& tensor = tensors_[i];
@@ -33,15 +47,24 @@ kernels::AdamWRule AdamW::rule(std::size_t i) const {
           .beta2 = options_.beta2,
           .root_correction2 = std::sqrt(correction(options_.beta2)),
           .epsilon = options_.epsilon,
-          .step_size = rate / correction(options_.beta1)};
+          .step_size = rate / correction(options_.beta1),
+          .seed = seed_of(options_.seed, steps_, i),
+          .first_element = first_element(tensor)};
 }
 
 void AdamW::update(std::size_t i, const at::Tensor& gradient) {
   const at::Tensor& value = tensors_[i].value;
   detail::with_float_type(value, [&](auto type) {
     using T = decltype(type);
-    kernels::update_kernels<T>().update_plain(rule(i), value.numel(), value.mutable_data_ptr<T>(), gradient.mutable_data_ptr<T>(),
-                                              first_moments_[i].mutable_data_ptr<T>(), second_moments_[i].mutable_data_ptr<T>());
+    const kernels::UpdateKernels<T>& table = kernels::update_kernels<T>();
+    const auto move = [&](auto kernel, auto* first, auto* second) {
+      kernel(rule(i), value.numel(), value.mutable_data_ptr<T>(), gradient.mutable_data_ptr<T>(), first, second);
+    };
+    if (options_.moments_in_bf16) {
+      move(table.update_plain_bf16, detail::bf16_bits(first_moments_[i]), detail::bf16_bits(second_moments_[i]));
+    } else {
+      move(table.update_plain, first_moments_[i].mutable_data_ptr<T>(), second_moments_[i].mutable_data_ptr<T>());
+    }
   });
 }
 

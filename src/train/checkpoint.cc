@@ -1,8 +1,12 @@
 #include "stableqat/train/checkpoint.h"
 
+#include <ATen/core/Tensor.h>
+#include <ATen/ops/empty_like.h>
+
 #include <algorithm>
 #include <charconv>
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <string_view>
 #include <utility>
 
@@ -38,17 +42,30 @@ Json read_json(const fs::path& path) {
   }
 }
 
+// Moments may be kept in another type than those of the run before (train.moments).
+std::optional<at::ScalarType> readable_type(const std::string& name, DType stored, const at::Tensor& values) {
+  if (stored == dtype_of(values)) return values.scalar_type();
+  if (!name.starts_with("first.") && !name.starts_with("second.")) return std::nullopt;
+  if (stored == DType::kBF16) return at::kBFloat16;
+  if (stored == DType::kF32) return at::kFloat;
+  if (stored == DType::kF64) return at::kDouble;
+  return std::nullopt;
+}
+
 // The rows that `tensor` has, from a whole tensor in the file.
 void read_rows(const SafetensorsFile& file, const std::string& name, const TrainedTensor& tensor, const at::Tensor& values) {
   const SafetensorsTensor& stored = file.tensor(name);
-  if (stored.dtype != dtype_of(values) || stored.shape != whole_shape(tensor)) {
+  const std::optional<at::ScalarType> type = readable_type(name, stored.dtype, values);
+  if (!type || stored.shape != whole_shape(tensor)) {
     throw DataError({file.path().string() + ", tensor " + name, "another shape or type", "that of the model being trained",
                      "resume with the configuration that made this checkpoint, or set train.resume: never"});
   }
-  const auto target = tensor_bytes(values);
-  const auto source = file.bytes(name).subspan(offset_of_rows(tensor), target.size());
+  const at::Tensor as_stored = *type == values.scalar_type() ? values : at::empty_like(values, values.options().dtype(*type));
+  const auto target = tensor_bytes(as_stored);
+  const auto source = file.bytes(name).subspan(offset_of_rows(tensor, as_stored.element_size()), target.size());
   std::copy(source.begin(), source.end(), target.begin());
   file.release(source);
+  if (!as_stored.is_same(values)) values.copy_(as_stored);
 }
 
 // The step in a name checkpoint-N, or -1.

@@ -20,7 +20,10 @@ inline constexpr std::string_view kScaleSuffix = ".weight_clip_val";
 
 inline bool is_scale(std::string_view name) { return name.ends_with(kScaleSuffix); }
 
-inline DType dtype_of(const at::Tensor& tensor) { return tensor.scalar_type() == at::kDouble ? DType::kF64 : DType::kF32; }
+inline DType dtype_of(const at::Tensor& tensor) {
+  if (tensor.scalar_type() == at::kBFloat16) return DType::kBF16;
+  return tensor.scalar_type() == at::kDouble ? DType::kF64 : DType::kF32;
+}
 
 inline std::vector<std::int64_t> whole_shape(const TrainedTensor& tensor) {
   std::vector<std::int64_t> shape = tensor.value.sizes().vec();
@@ -28,9 +31,9 @@ inline std::vector<std::int64_t> whole_shape(const TrainedTensor& tensor) {
   return shape;
 }
 
-// Where the rows of this rank begin in the whole tensor, in bytes.
-inline std::uint64_t offset_of_rows(const TrainedTensor& tensor) {
-  std::int64_t row = tensor.value.element_size();
+// Where the rows of this rank begin in the whole tensor, in bytes; of the tensor itself or of its moments.
+inline std::uint64_t offset_of_rows(const TrainedTensor& tensor, std::uint64_t element_bytes) {
+  auto row = static_cast<std::int64_t>(element_bytes);
   for (std::int64_t d = 1; d < tensor.value.dim(); ++d) row *= tensor.value.size(d);
   return static_cast<std::uint64_t>(tensor.rows.first * row);
 }

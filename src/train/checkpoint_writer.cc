@@ -64,7 +64,7 @@ class TensorFiles {
  private:
   // `values`: of the same rows as the trained tensor's.
   static void add_rows(SafetensorsWriter& writer, const std::string& name, const TrainedTensor& tensor, const at::Tensor& values) {
-    writer.add_part(name, dtype_of(values), whole_shape(tensor), offset_of_rows(tensor), bytes_of(values));
+    writer.add_part(name, dtype_of(values), whole_shape(tensor), offset_of_rows(tensor, values.element_size()), bytes_of(values));
   }
 
   bool with_optimizer_;

@@ -160,7 +160,8 @@ MemoryEstimate estimate_memory(const ModelConfig& model, const TrainConfig& conf
   add("weights", (parameters - masters + share * masters) * master + copies);
   add("quantized weights", quantized);
   add("gradients", (parameters + share * scales) * master);
-  add("moments", 2 * share * (parameters + scales) * master);
+  const double moment = config.train.moments == TrainConfig::Moments::kBfloat16 ? 2 : master;
+  add("moments", 2 * share * (parameters + scales) * moment);
   add("activations", blocks + edges);
   const double edge = std::max(head, backward);
   add("head", edge);
@@ -170,7 +171,7 @@ MemoryEstimate estimate_memory(const ModelConfig& model, const TrainConfig& conf
   const double left = config.train.recompute == TrainConfig::Recompute::kBlock ? blocks : blocks - block;
   const double in_backward = edges + std::max(blocks + edge, left + backward + exchange.blocks);
   add("exchange", std::max(in_backward, exchange.edges) - (blocks + edges + edge));
-  if (config.train.save_in_background) estimate.checkpoint_at_most = bytes(share * 3 * (parameters + scales) * master);
+  if (config.train.save_in_background) estimate.checkpoint_at_most = bytes(share * (parameters + scales) * (master + 2 * moment));
   if (config.distillation.weight > 0) add("teacher", parameters * master + copies + logits);
   return estimate;
 }

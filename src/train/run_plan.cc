@@ -102,10 +102,10 @@ RunPlan plan_run(const ModelConfig& model, const TrainConfig& config, const Clus
   const auto tokens = static_cast<double>(config.train.micro_batch_size * config.data.sequence_length);
   const double micro_batch = tokens * operations_per_token(model, config, sizes) / rates.operations;
   plan.compute = static_cast<double>(per_rank) * micro_batch;
-  // Two passes of 8 and 34 bytes over the own rows (docs/architecture.md), and the others' codes unpacked to a byte.
-  constexpr double kUpdateBytes = 42.0;
+  // Two passes of 8 and 34 bytes over the own rows (docs/architecture.md), 26 with short moments, and the others' codes unpacked to a byte.
+  const double update_bytes = config.train.moments == TrainConfig::Moments::kBfloat16 ? 34.0 : 42.0;
   const double all = sizes.quantized + sizes.plain;
-  plan.update = (kUpdateBytes * all / ranks + 2.0 * sizes.quantized * (ranks - 1) / ranks) / rates.memory;
+  plan.update = (update_bytes * all / ranks + 2.0 * sizes.quantized * (ranks - 1) / ranks) / rates.memory;
   plan.gradients = seconds_on_wire(static_cast<double>(plan.traffic.gradients), rates, ranks);
   // Backward, two thirds of a micro-batch, hides all but what its last bucket brings.
   const double buckets = std::max(1.0, std::ceil(4.0 * all / static_cast<double>(config.distributed.bucket_mb << 20)));
@@ -113,7 +113,7 @@ RunPlan plan_run(const ModelConfig& model, const TrainConfig& config, const Clus
   plan.weights = seconds_on_wire(static_cast<double>(plan.traffic.weights), rates, ranks);
   plan.control = 3.0 * rates.latency * std::log2(static_cast<double>(ranks));
   plan.tokens_per_second = static_cast<double>(plan.micro_batches) * tokens / plan.step();
-  const double alone = plan.compute + kUpdateBytes * all / rates.memory;
+  const double alone = plan.compute + update_bytes * all / rates.memory;
   plan.efficiency = alone / plan.step();
   return plan;
 }

@@ -78,7 +78,12 @@ Recompute recompute_of(TrainConfig::Recompute choice) {
 TrainStepOptions train_step_options(const TrainConfig& config) {
   const TrainConfig::Train& train = config.train;
   TrainStepOptions options;
-  options.adamw = {train.adam_beta1, train.adam_beta2, train.adam_epsilon, train.weight_decay};
+  options.adamw = {.beta1 = train.adam_beta1,
+                   .beta2 = train.adam_beta2,
+                   .epsilon = train.adam_epsilon,
+                   .weight_decay = train.weight_decay,
+                   .moments_in_bf16 = train.moments == TrainConfig::Moments::kBfloat16,
+                   .seed = static_cast<std::uint32_t>(train.seed)};
   options.max_grad_norm = train.max_grad_norm;
   options.scale_learning_rate_ratio = train.scale_learning_rate_ratio;
   options.recompute = recompute_of(train.recompute);

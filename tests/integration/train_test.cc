@@ -56,6 +56,26 @@ TEST_F(TrainTest, ASignalWritesACheckpointAndExits130) {
   expect_same_checkpoint("whole/last_checkpoint", "stopped/last_checkpoint");
 }
 
+TEST_F(TrainTest, MomentsInBfloat16ContinueBitForBitAndFromTheOtherType) {
+  const std::string both = "--train.max_steps 6 --train.save_steps 3 --train.moments bfloat16";
+  ASSERT_EQ(train("whole", both).code, 0);
+  const fs::path optimizer = folder_ / "whole" / "last_checkpoint" / "optimizer.safetensors";
+  EXPECT_EQ(SafetensorsFile(optimizer).tensor("first.model.norm.weight").dtype, DType::kBF16);
+  fs::create_directory(folder_ / "half");
+  fs::copy(folder_ / "whole" / "checkpoint-3", folder_ / "half" / "checkpoint-3", fs::copy_options::recursive);
+  const Result resumed = train("half", both);
+  ASSERT_EQ(resumed.code, 0) << resumed.err;
+  EXPECT_NE(resumed.err.find("at step 3"), std::string::npos) << resumed.err;
+  expect_same_checkpoint("whole/last_checkpoint", "half/last_checkpoint");
+
+  // Short moments widen exactly; wide ones are rounded once. Either way the run goes on.
+  const Result wider = train("wide", "--train.max_steps 6 --train.resume whole/checkpoint-3");
+  ASSERT_EQ(wider.code, 0) << wider.err;
+  EXPECT_EQ(SafetensorsFile(folder_ / "wide/last_checkpoint/optimizer.safetensors").tensor("first.model.norm.weight").dtype, DType::kF32);
+  const Result shorter = train("short", "--train.max_steps 8 --train.moments bfloat16 --train.resume wide/last_checkpoint");
+  ASSERT_EQ(shorter.code, 0) << shorter.err;
+}
+
 TEST_F(TrainTest, ADamagedCheckpointIsPassedOver) {
   ASSERT_EQ(train("out", "--train.max_steps 7 --train.save_steps 3").code, 0);
   fs::remove_all(folder_ / "out" / "last_checkpoint");

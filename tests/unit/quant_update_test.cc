@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 #include <omp.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <limits>
@@ -11,6 +12,7 @@
 #include <vector>
 
 #include "quant_settings.h"
+#include "stableqat/base/half.h"
 #include "stableqat/kernels/ref/fake_quantize.h"
 #include "stableqat/kernels/update.h"
 
@@ -220,6 +222,78 @@ TEST(UpdateKernels, PlainTensorsEqualTheReference) {
   for (const std::int64_t count : {1, 15, 16, 100, 4096, 4097, 40000}) {
     expect_plain_equal_to_reference<float>(count);
     expect_plain_equal_to_reference<double>(count);
+  }
+}
+
+// Moments in bfloat16: the same element by element, whatever the instruction set, and whichever rows of the tensor are given.
+TEST(UpdateKernels, ShortMomentsEqualTheReference) {
+  AdamWRule adamw = kAdamW;
+  adamw.seed = 77;
+  adamw.first_element = 5000;
+  const AdamWElement<float> element(adamw);
+  const auto shortened = [](const std::vector<float>& values) {
+    std::vector<std::uint16_t> bits(values.size());
+    float_to_bfloat16(values, bits);
+    return bits;
+  };
+  for (const QuantizerKind kind : {QuantizerKind::kLsq, QuantizerKind::kDsq}) {
+    const QuantRule rule = QuantizerSpec{.kind = kind, .bits = 3}.rule();
+    for (const std::int64_t columns : {7, 130, 2075}) {
+      Arrays<float> expected(5, columns);
+      std::vector<std::uint16_t> first = shortened(expected.first);
+      std::vector<std::uint16_t> second = shortened(expected.second);
+      const std::vector<std::uint16_t> first_before = first;
+      const std::vector<std::uint16_t> second_before = second;
+      Arrays<float> mapped = expected;
+      const std::vector<float> gradient = mapped.update_ref(rule);
+      for (std::size_t i = 0; i < first.size(); ++i) {
+        expected.weight[i] = element.step(expected.weight[i], gradient[i], first[i], second[i], static_cast<std::uint32_t>(i));
+      }
+      ASSERT_NE(second, second_before);
+      const std::vector<float> plain_gradient = expected.gradient;
+      for (const Isa isa : available_isas()) {
+        Arrays<float> found(5, columns);
+        std::vector<std::uint16_t> found_first = first_before;
+        std::vector<std::uint16_t> found_second = second_before;
+        update_kernels<float>(isa).update_quantized_bf16(
+            rule, adamw, found.quantized(),
+            {found_first.data(), found_second.data(), found.new_scale.data(), found.codes.data(), found.dequantized.data()});
+        EXPECT_TRUE(found.weight == expected.weight && found_first == first && found_second == second) << isa_name(isa) << ", " << columns;
+        EXPECT_EQ(found.gradient, std::vector<float>(found.gradient.size(), 0.0F));
+
+        // The last two rows alone.
+        Arrays<float> part(5, columns);
+        const auto skipped = static_cast<std::size_t>(3 * columns);
+        found_first = first_before;
+        found_second = second_before;
+        AdamWRule of_part = adamw;
+        of_part.first_element += 3 * columns;
+        QuantizedArrays<float> rows = part.quantized();
+        rows.rows = 2;
+        rows.weight += skipped;
+        rows.gradient += skipped;
+        rows.scale += 3;
+        update_kernels<float>(isa).update_quantized_bf16(
+            rule, of_part, rows,
+            {found_first.data() + skipped, found_second.data() + skipped, part.new_scale.data() + 3, part.codes.data() + skipped, nullptr});
+        EXPECT_TRUE(std::equal(second.begin() + static_cast<std::ptrdiff_t>(skipped), second.end(),
+                               found_second.begin() + static_cast<std::ptrdiff_t>(skipped)))
+            << isa_name(isa);
+
+        Arrays<float> plain(5, columns);
+        found_first = first_before;
+        found_second = second_before;
+        std::vector<float> value = plain.weight;
+        std::vector<std::uint16_t> plain_first = first_before;
+        std::vector<std::uint16_t> plain_second = second_before;
+        for (std::size_t i = 0; i < value.size(); ++i) {
+          value[i] = element.step(value[i], plain_gradient[i], plain_first[i], plain_second[i], static_cast<std::uint32_t>(i));
+        }
+        update_kernels<float>(isa).update_plain_bf16(adamw, 5 * columns, plain.weight.data(), plain.gradient.data(), found_first.data(),
+                                                     found_second.data());
+        EXPECT_TRUE(plain.weight == value && found_first == plain_first && found_second == plain_second) << isa_name(isa);
+      }
+    }
   }
 }
 

@@ -3,7 +3,9 @@
 #include <ATen/ops/empty.h>
 #include <ATen/ops/full.h>
 #include <ATen/ops/linalg_vector_norm.h>
+#include <ATen/ops/ones.h>
 #include <ATen/ops/tensor.h>
+#include <ATen/ops/zeros.h>
 #include <gtest/gtest.h>
 #include <unistd.h>
 
@@ -268,6 +270,26 @@ TEST(AdamWTest, TheFirstStepIsItsClosedForm) {
   }
   EXPECT_TRUE(fixed.equal(at::full({4}, 2.0, at::kDouble)));
   EXPECT_EQ(incoming.abs().max().item<double>(), 0.0) << "the next step's gradient starts at zero";
+}
+
+// A second moment that moves by a thousandth in a step: rounded to the nearest bfloat16 it would stop at 0.25, where half a step of
+// bfloat16 is more than what is added.
+TEST(AdamWTest, AMomentInBfloat16KeepsItsMean) {
+  constexpr std::int64_t kCount = 4096;
+  constexpr int kSteps = 500;
+  at::Tensor value = at::zeros({64, kCount / 64});
+  AdamW optimizer({{"w", value, 1.0, false, {0, 64}, 64}}, {.beta2 = 0.999, .moments_in_bf16 = true, .seed = 42});
+  for (int i = 0; i < kSteps; ++i) {
+    optimizer.begin_step(1e-3, 1.0);
+    optimizer.update(0, at::ones({64, kCount / 64}));
+  }
+  ASSERT_EQ(optimizer.second_moment(0).scalar_type(), at::kBFloat16);
+  const at::Tensor second = optimizer.second_moment(0).to(at::kDouble);
+  // Rounding adds at most a quarter of a squared step of bfloat16 to the variance each time; six standard errors of the mean.
+  const double expected = 1.0 - std::pow(0.999, kSteps);
+  const double step = 0x1p-9;  // below 0.5
+  EXPECT_NEAR(second.mean().item<double>(), expected, 6 * std::sqrt(kSteps * step * step / 4 / kCount));
+  EXPECT_GT((second - second.mean()).abs().max().item<double>(), step) << "elements are rounded on their own";
 }
 
 TEST(ScheduleTest, WarmUpThenCosineLinearOrConstant) {

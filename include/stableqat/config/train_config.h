@@ -21,6 +21,7 @@ struct TrainConfig {
   enum class Precision { kAuto, kFloat32, kBfloat16, kFloat16, kFloat64 };
   enum class Compute { kAuto, kFloat, kInt8x2 };
   enum class Recompute { kNone, kSelective, kBlock };
+  enum class Moments { kFloat, kBfloat16 };
   enum class StoredScales { kAuto, kUse, kIgnore };
   enum class ReportTo { kNone, kTensorBoard };
   enum class Reduce { kFp32, kBf16 };
@@ -81,6 +82,7 @@ struct TrainConfig {
     double adam_beta1 = 0.9;
     double adam_beta2 = 0.999;
     double adam_epsilon = 1e-8;
+    Moments moments = Moments::kFloat;
     double max_grad_norm = 1.0;  // 0 = no clipping
     std::int64_t seed = 42;
     Precision precision = Precision::kAuto;

@@ -1,7 +1,13 @@
 // AdamW (Loshchilov and Hutter 2019) for one element, in the order of operations of PyTorch's implementation. Shared by all back ends.
+//
+// Moments may be kept in bfloat16. They are then rounded up or down at random, with the odds that keep their mean: a second moment that
+// moves by a thousandth of itself in a step would not move at all if it were rounded to the nearest of eight bits. What is drawn depends on
+// the step, the tensor and the place in it alone, not on threads or ranks.
 #pragma once
 
+#include <bit>
 #include <cmath>
+#include <cstdint>
 
 #include "stableqat/base/isa_namespace.h"
 #include "stableqat/kernels/host_device.h"
@@ -16,7 +22,9 @@ struct AdamWRule {
   double beta2 = 0.999;
   double root_correction2 = 1;  // sqrt(1 - beta2^step)
   double epsilon = 1e-8;
-  double step_size = 0;  // learning rate / (1 - beta1^step)
+  double step_size = 0;            // learning rate / (1 - beta1^step)
+  std::uint32_t seed = 0;          // of the step and tensor, for moments in bfloat16
+  std::int64_t first_element = 0;  // place in the whole tensor of the first element that is given, likewise
 };
 
 inline namespace STABLEQAT_ISA {
@@ -33,7 +41,9 @@ class AdamWElement {
         beta2_complement_(T(1 - rule.beta2)),
         root_correction2_(T(rule.root_correction2)),
         epsilon_(T(rule.epsilon)),
-        step_size_(T(rule.step_size)) {}
+        step_size_(T(rule.step_size)),
+        seed_(rule.seed),
+        first_element_(static_cast<std::uint32_t>(rule.first_element)) {}
 
   // Moves the moments `first` and `second`; returns the new value.
   STABLEQAT_HOST_DEVICE T step(T value, T gradient, T& first, T& second) const {
@@ -43,7 +53,31 @@ class AdamWElement {
     return value * decay_factor_ - step_size_ * (first / (std::sqrt(second) / root_correction2_ + epsilon_));
   }
 
+  // The same with moments in bfloat16, for element i of those that are given.
+  STABLEQAT_HOST_DEVICE T step(T value, T gradient, std::uint16_t& first, std::uint16_t& second, std::uint32_t i) const {
+    T first_moment = widened(first);
+    T second_moment = widened(second);
+    const T moved = step(value, gradient, first_moment, second_moment);
+    const std::uint32_t bits = drawn(i);
+    first = rounded(first_moment, bits & 0xffffU);
+    second = rounded(second_moment, bits >> 16);
+    return moved;
+  }
+
  private:
+  STABLEQAT_HOST_DEVICE static T widened(std::uint16_t moment) { return T(std::bit_cast<float>(static_cast<std::uint32_t>(moment) << 16)); }
+  // The bits that are cut off carry as often as they are large.
+  STABLEQAT_HOST_DEVICE static std::uint16_t rounded(T moment, std::uint32_t bits) {
+    return static_cast<std::uint16_t>((std::bit_cast<std::uint32_t>(static_cast<float>(moment)) + bits) >> 16);
+  }
+  // Wellons' lowbias32: every bit of the number changes about half of those that come out.
+  STABLEQAT_HOST_DEVICE std::uint32_t drawn(std::uint32_t i) const {
+    std::uint32_t bits = (first_element_ + i) ^ seed_;
+    bits = (bits ^ (bits >> 16)) * 0x7feb352dU;
+    bits = (bits ^ (bits >> 15)) * 0x846ca68bU;
+    return bits ^ (bits >> 16);
+  }
+
   T gradient_factor_;
   T decay_factor_;
   T beta1_complement_;
@@ -51,6 +85,8 @@ class AdamWElement {
   T root_correction2_;
   T epsilon_;
   T step_size_;
+  std::uint32_t seed_;
+  std::uint32_t first_element_;
 };
 
 }  // namespace STABLEQAT_ISA

@@ -26,11 +26,11 @@ struct QuantizedArrays {
   T alpha = 0;               // likewise; read for DSQ only
 };
 
-// What update_quantized changes besides weight and gradient.
-template <class T>
+// What update_quantized changes besides weight and gradient. Moments are of type T, or bfloat16 (std::uint16_t).
+template <class T, class Moment = T>
 struct UpdateOutputs {
-  T* first = nullptr;            // [rows, columns], Adam's moments
-  T* second = nullptr;           // [rows, columns]
+  Moment* first = nullptr;       // [rows, columns], Adam's moments
+  Moment* second = nullptr;      // [rows, columns]
   const T* scale = nullptr;      // [rows], to quantize with
   std::int8_t* codes = nullptr;  // [rows, columns], the previous ones on entry
   T* dequantized = nullptr;      // [rows, columns] or null
@@ -52,11 +52,14 @@ struct UpdateKernels {
   // Pass two: maps the gradient again, moves weight and moments, quantizes with the new scale, and sets the gradient to zero.
   QuantizeCounts (*update_quantized)(const QuantRule& rule, const AdamWRule& adamw, const QuantizedArrays<T>& arrays,
                                      const UpdateOutputs<T>& outputs);
+  QuantizeCounts (*update_quantized_bf16)(const QuantRule& rule, const AdamWRule& adamw, const QuantizedArrays<T>& arrays,
+                                          const UpdateOutputs<T, std::uint16_t>& outputs);
 
   // Both passes for a tensor that is not quantized, [count]. squares [ceil(count / kSquaresBlock)]: of each block of values.
   void (*squares)(std::int64_t count, const T* values, double* squares);
   // Moves value and moments, sets the gradient to zero.
   void (*update_plain)(const AdamWRule& adamw, std::int64_t count, T* value, T* gradient, T* first, T* second);
+  void (*update_plain_bf16)(const AdamWRule& adamw, std::int64_t count, T* value, T* gradient, std::uint16_t* first, std::uint16_t* second);
 };
 
 // Built for plain, avx2 and avx512. Thread-safe.

@@ -83,8 +83,8 @@ class QuantizedWeight {
   // Pass one over the accumulated gradient. Changes nothing but a gradient that is missing or not dense, which becomes a dense one.
   GradientSums gradient_sums();
 
-  // Pass two: maps the gradient again, moves the master and its moments `first` and `second` (dense, as the master), quantizes with the
-  // present scale(), and sets the accumulated gradient to zero. Counts as quantize() does.
+  // Pass two: maps the gradient again, moves the master and its moments `first` and `second` (dense, of the master's shape; both of its
+  // type or both bfloat16), quantizes with the present scale(), and sets the accumulated gradient to zero. Counts as quantize() does.
   kernels::QuantizeCounts update(const kernels::AdamWRule& adamw, const at::Tensor& first, const at::Tensor& second);
 
   // Sets the accumulated gradient to zero; its memory is there from then on.

@@ -17,6 +17,8 @@ struct AdamWOptions {
   double beta2 = 0.999;
   double epsilon = 1e-8;
   double weight_decay = 0.0;
+  bool moments_in_bf16 = false;  // rounded at random, see kernels/adamw_math.h; else of the value's type
+  std::uint32_t seed = 0;        // of that rounding
 };
 
 // A tensor that is trained, or the rows of one that this rank trains. `value` is shared with its owner.
@@ -29,7 +31,7 @@ struct TrainedTensor {
   std::int64_t all_rows = 0;
 };
 
-// Owns the moments, which start at zero and have the value's shape and type. A step is begin_step() and then, for each tensor that has a
+// Owns the moments, which start at zero and have the value's shape. A step is begin_step() and then, for each tensor that has a
 // gradient, either update() or a kernel of the caller that follows rule(). Not thread-safe; kernels use all OpenMP threads.
 class AdamW {
  public:

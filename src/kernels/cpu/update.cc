@@ -159,29 +159,40 @@ void surrogate_sums(const QuantRule& rule, const QuantizedArrays<T>& arrays, dou
   });
 }
 
-// Maps the gradients of `count` weights in place, then moves the weights and clears the gradients: two loops of short chains of dependent
-// operations, which overlap better than a long one.
-template <class Surrogate, class T>
-void step_piece(Surrogate surrogate, AdamWElement<T> adamw, T divisor, std::int64_t count, T* __restrict weight, T* __restrict gradient,
-                T* __restrict first, T* __restrict second) {
-#pragma omp simd
-  for (std::int64_t j = 0; j < count; ++j) gradient[j] = surrogate.gradients(weight[j] / divisor, gradient[j]).weight;
+// Moves `count` elements, from number `first_element` of a tensor's on, and clears their gradients.
+template <class T, class Moment>
+void move_piece(AdamWElement<T> adamw, std::uint32_t first_element, std::int64_t count, T* __restrict value, T* __restrict gradient,
+                Moment* __restrict first, Moment* __restrict second) {
 #pragma omp simd
   for (std::int64_t j = 0; j < count; ++j) {
-    weight[j] = adamw.step(weight[j], gradient[j], first[j], second[j]);
+    if constexpr (sizeof(Moment) == 2) {
+      value[j] = adamw.step(value[j], gradient[j], first[j], second[j], first_element + static_cast<std::uint32_t>(j));
+    } else {
+      value[j] = adamw.step(value[j], gradient[j], first[j], second[j]);
+    }
     gradient[j] = T(0);
   }
 }
 
-template <class T>
+// Maps the gradients of `count` weights in place, then moves the weights and clears the gradients: two loops of short chains of dependent
+// operations, which overlap better than a long one.
+template <class Surrogate, class T, class Moment>
+void step_piece(Surrogate surrogate, AdamWElement<T> adamw, T divisor, std::uint32_t first_element, std::int64_t count,
+                T* __restrict weight, T* __restrict gradient, Moment* __restrict first, Moment* __restrict second) {
+#pragma omp simd
+  for (std::int64_t j = 0; j < count; ++j) gradient[j] = surrogate.gradients(weight[j] / divisor, gradient[j]).weight;
+  move_piece(adamw, first_element, count, weight, gradient, first, second);
+}
+
+template <class T, class Moment>
 QuantizeCounts update_quantized(const QuantRule& rule, const AdamWRule& adamw, const QuantizedArrays<T>& arrays,
-                                const UpdateOutputs<T>& outputs) {
+                                const UpdateOutputs<T, Moment>& outputs) {
   const AdamWElement<T> adamw_element(adamw);
   return with_surrogate(rule, arrays.alpha, [&](auto surrogate) {
     const auto element = surrogate.element();
     const auto piece = [&](std::int64_t row, std::int64_t begin, std::int64_t count, CodeWriter& writer) {
-      step_piece(surrogate, adamw_element, element.effective_scale(arrays.scale[row]), count, arrays.weight + begin,
-                 arrays.gradient + begin, outputs.first + begin, outputs.second + begin);
+      step_piece(surrogate, adamw_element, element.effective_scale(arrays.scale[row]), static_cast<std::uint32_t>(begin), count,
+                 arrays.weight + begin, arrays.gradient + begin, outputs.first + begin, outputs.second + begin);
       const RowScale<T> scale(element, outputs.scale[row]);
       if (outputs.dequantized == nullptr) {
         return quantize_piece<false, T>(element, scale, count, arrays.weight + begin, writer.next(count), nullptr);
@@ -203,20 +214,23 @@ void squares(std::int64_t count, const T* values, double* sums) {
   }
 }
 
-template <class T>
-void update_plain(const AdamWRule& rule, std::int64_t count, T* value, T* gradient, T* first, T* second) {
+template <class T, class Moment>
+void update_plain(const AdamWRule& rule, std::int64_t count, T* value, T* gradient, Moment* first, Moment* second) {
   const AdamWElement<T> adamw(rule);
-#pragma omp parallel for simd schedule(static) if (parallel : worth_sharing(1, count))
-  for (std::int64_t i = 0; i < count; ++i) {
-    value[i] = adamw.step(value[i], gradient[i], first[i], second[i]);
-    gradient[i] = T(0);
+#pragma omp parallel for schedule(static) if (worth_sharing(1, count))
+  for (std::int64_t begin = 0; begin < count; begin += kTile) {
+    move_piece(adamw, static_cast<std::uint32_t>(begin), smaller(count - begin, kTile), value + begin, gradient + begin, first + begin,
+               second + begin);
   }
 }
 
 }  // namespace
 
-#define STABLEQAT_UPDATE_TABLE(T) \
-  { quantize<T>, surrogate_sums<T>, update_quantized<T>, squares<T>, update_plain<T> }
+#define STABLEQAT_UPDATE_TABLE(T)                                                                                               \
+  {                                                                                                                             \
+    quantize<T>, surrogate_sums<T>, update_quantized<T, T>, update_quantized<T, std::uint16_t>, squares<T>, update_plain<T, T>, \
+        update_plain<T, std::uint16_t>                                                                                          \
+  }
 extern const UpdateKernels<float> update_table_float = STABLEQAT_UPDATE_TABLE(float);
 extern const UpdateKernels<double> update_table_double = STABLEQAT_UPDATE_TABLE(double);
 #undef STABLEQAT_UPDATE_TABLE
