@@ -2,6 +2,7 @@
 #include <ATen/TensorOperators.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/full.h>
+#include <ATen/ops/full_like.h>
 #include <ATen/ops/linalg_vector_norm.h>
 #include <ATen/ops/ones.h>
 #include <ATen/ops/tensor.h>
@@ -290,6 +291,23 @@ TEST(AdamWTest, AMomentInBfloat16KeepsItsMean) {
   const double step = 0x1p-9;  // below 0.5
   EXPECT_NEAR(second.mean().item<double>(), expected, 6 * std::sqrt(kSteps * step * step / 4 / kCount));
   EXPECT_GT((second - second.mean()).abs().max().item<double>(), step) << "elements are rounded on their own";
+}
+
+TEST(AdamWTest, MomentsInBfloat16AreRoundedAlikeWhicheverRowsARankHas) {
+  const AdamWOptions options{.moments_in_bf16 = true, .seed = 42};
+  at::Tensor whole = at::zeros({6, 50});
+  at::Tensor part = at::zeros({2, 50});
+  AdamW all({{"w", whole, 1.0, false, {0, 6}, 6}}, options);
+  AdamW own({{"w", part, 1.0, false, {4, 2}, 6}}, options);
+  for (int i = 0; i < 3; ++i) {
+    for (AdamW* optimizer : {&all, &own}) {
+      optimizer->begin_step(1e-3, 1.0);
+      optimizer->update(0, at::full_like(optimizer->tensors()[0].value, 0.3));
+    }
+  }
+  EXPECT_TRUE(own.second_moment(0).equal(all.second_moment(0).narrow(0, 4, 2)));
+  EXPECT_FALSE(own.second_moment(0).equal(all.second_moment(0).narrow(0, 0, 2))) << "other rows are rounded otherwise";
+  EXPECT_TRUE(part.equal(whole.narrow(0, 4, 2)));
 }
 
 TEST(ScheduleTest, WarmUpThenCosineLinearOrConstant) {
