@@ -12,6 +12,7 @@
 #include "stableqat/kernels/attention.h"
 #include "stableqat/kernels/cross_entropy.h"
 #include "stableqat/kernels/gemm.h"
+#include "stableqat/kernels/packed.h"
 #include "stableqat/kernels/rms_norm.h"
 #include "stableqat/kernels/rope.h"
 #include "stableqat/kernels/swiglu.h"
@@ -31,6 +32,7 @@ constexpr std::array kFamilies{
     KernelFamily{"attention", [](Isa isa) -> const void* { return &kernels::attention_kernels(isa); }, attention_cases},
     KernelFamily{"update", [](Isa isa) -> const void* { return &kernels::update_kernels<float>(isa); }, update_cases},
     KernelFamily{"gemm", [](Isa isa) -> const void* { return &kernels::gemm_kernels(isa); }, gemm_cases},
+    KernelFamily{"packed", [](Isa isa) -> const void* { return &kernels::packed_kernels(isa); }, packed_cases},
 };
 
 }  // namespace

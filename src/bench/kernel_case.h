@@ -36,6 +36,7 @@ std::vector<KernelCase> swiglu_cases(const KernelBenchOptions& options, kernels:
 std::vector<KernelCase> cross_entropy_cases(const KernelBenchOptions& options, kernels::Isa isa);
 std::vector<KernelCase> attention_cases(const KernelBenchOptions& options, kernels::Isa isa);
 std::vector<KernelCase> gemm_cases(const KernelBenchOptions& options, kernels::Isa isa);
+std::vector<KernelCase> packed_cases(const KernelBenchOptions& options, kernels::Isa isa);
 std::vector<KernelCase> update_cases(const KernelBenchOptions& options, kernels::Isa isa);
 
 constexpr std::int64_t kCheckedRows = 8;  // of the small arrays that results are checked on

@@ -26,8 +26,8 @@ RowProduct product_of_row(const float* w, const float* x, double largest, const 
   constexpr double kUnit = std::numeric_limits<float>::epsilon() / 2;
   constexpr double kDigits = 127.0 * 128.0;
   const std::int64_t groups = packed.columns / packed.group;
-  // Of a sum: at most seven for each group, those that are added (rows of more than 8192 columns in pieces), the row's scale.
-  const double roundings = static_cast<double>(8 + groups + packed.columns / 8192);
+  // Of a sum: at most ten for each group, and those that are added (a group of 8 bits in pieces of 512 columns).
+  const double roundings = static_cast<double>(10 + groups + packed.columns / 512);
   const double lowest = std::abs(static_cast<double>(packed.lowest));
   RowProduct result;
   double weights = 0;

@@ -117,9 +117,9 @@ TEST(Packed, ProductsEqualSumsInDouble) {
               sum += (2 * level - 3) * value * factor;
               magnitude += (2 * level + 3) * std::abs(value * factor);
             }
-            // Sums of a group are exact integers; then there are seven roundings at most for each group, one for each that is added, and
-            // one for the row's scale.
-            const double roundings = 8 + static_cast<double>(s.m / s.group);
+            // Sums of a group, or of its eighths, are exact integers; then there are ten roundings at most for each, and one for each that
+            // is added.
+            const double roundings = 10 + static_cast<double>(s.m / s.group);
             ASSERT_NEAR(y[static_cast<std::size_t>(i * s.n + n)], sum, roundings * kUnit * magnitude) << isa_name(isa) << ", " << n;
           }
         }
@@ -133,17 +133,23 @@ TEST(Packed, ProductsEqualSumsInDouble) {
 // The largest sums there can be.
 TEST(Packed, LargestSums) {
   const std::int64_t m = 28672;
-  for (const int bits : {4, 8}) {
-    for (const Isa isa : supported_isas()) {
-      std::vector<std::uint8_t> tiles(static_cast<std::size_t>(packed_bytes(4, m, bits)), 255);
-      const std::vector<float> step(4, 1.0F);
-      const std::vector<float> x(static_cast<std::size_t>(m), 1.0F);
-      Digits digits(1, m);
-      packed_kernels(isa).round_to_digits(1, m, x.data(), digits.view());
-      std::vector<float> y(4);
-      packed_kernels(isa).forward(1, digits.view(), {4, m, bits, tiles.data(), 1.0F, 0.0F, step.data(), m}, y.data());
-      const double expected = ((1 << bits) - 1) * static_cast<double>(m);
-      for (const float value : y) EXPECT_NEAR(value, expected, (8 + 4) * kUnit * expected) << isa_name(isa) << ", " << bits << " bits";
+  const std::vector<float> step(static_cast<std::size_t>(4 * m / 32), 1.0F);
+  const std::vector<float> x(static_cast<std::size_t>(m), 1.0F);
+  for (const int bits : {2, 3, 4, 8}) {
+    const std::vector<std::uint8_t> tiles(static_cast<std::size_t>(packed_bytes(4, m, bits)), 255);
+    for (const std::int64_t group : {m, std::int64_t{256}, std::int64_t{64}, std::int64_t{32}}) {
+      for (const Isa isa : supported_isas()) {
+        Digits digits(1, m);
+        packed_kernels(isa).round_to_digits(1, m, x.data(), digits.view());
+        std::vector<float> y(4);
+        packed_kernels(isa).forward(1, digits.view(), {4, m, bits, tiles.data(), 1.0F, 0.0F, step.data(), group}, y.data());
+        const double expected = ((1 << bits) - 1) * static_cast<double>(m);
+        // Sums of 8 bits are turned to float at least every 512 columns.
+        const double roundings = 10 + static_cast<double>(m / std::min(group, std::int64_t{512}));
+        for (const float value : y) {
+          EXPECT_NEAR(value, expected, roundings * kUnit * expected) << isa_name(isa) << ", " << bits << " bits, group " << group;
+        }
+      }
     }
   }
 }

@@ -2,8 +2,9 @@
 // the time there is.
 //
 // A row of activations is rounded to integers of 15 bits, relative to its largest value, each held as two int8 digits (128 * high + low).
-// Products with the unsigned levels of the weights are exact integers; the sum of a group of columns is turned to float and scaled once.
-// The same bits come out on every instruction set and with any number of threads. OpenMP threads share the work. Thread-safe.
+// Products with the unsigned levels of the weights are exact integers. The sum of a group of columns is turned to float and scaled once; in
+// groups of 64 columns or less, the sums of its eight lanes are. The same bits come out on every instruction set and with any number of
+// threads. OpenMP threads share the work. Thread-safe.
 #pragma once
 
 #include <cstdint>

@@ -88,11 +88,11 @@ struct EvenOdd {
 };
 
 // One weight row times a row of activations, exactly: lane l sums columns 4 l .. 4 l + 3 of the parts that are added. Products of small
-// levels are collected in 16 bits and have to be settled in time.
+// levels are collected in 16 bits and have to be settled in time; total() counts what is settled.
 template <int kBits>
 class DigitSums {
  public:
-  static constexpr std::int64_t kTilesBeforeSettling = kBits == 8 ? 128 : 32767 / (2 * 127 * ((1 << kBits) - 1));
+  static constexpr std::int64_t kAddsBeforeSettling = kBits == 8 ? 128 : 32767 / (2 * 127 * ((1 << kBits) - 1));
 
   void add(Levels levels, Digits high, Digits low) {
     if constexpr (kBits == 8) {
@@ -111,12 +111,7 @@ class DigitSums {
     high_ = low_ = Shorts{};
   }
 
-  // What was added and settled since the last call.
-  Ints take() {
-    const Ints whole = whole_;
-    whole_ = Ints{};
-    return whole;
-  }
+  Ints total() const { return whole_; }
 
  private:
   Shorts high_{};
@@ -130,7 +125,7 @@ class DigitSums {
 template <int kBits>
 class DigitSums {
  public:
-  static constexpr std::int64_t kTilesBeforeSettling = 128;
+  static constexpr std::int64_t kAddsBeforeSettling = 128;
 
   void add(Levels levels, Digits high, Digits low) {
     high_ = kBits == 8 ? add_products(high_, levels, high) : add_small_products(high_, levels, high);
@@ -139,11 +134,7 @@ class DigitSums {
 
   void settle() {}
 
-  Ints take() {
-    const Ints whole = high_ * 128 + low_;
-    high_ = low_ = Ints{};
-    return whole;
-  }
+  Ints total() const { return high_ * 128 + low_; }
 
  private:
   Ints high_{};
@@ -166,30 +157,22 @@ inline Levels half_bytes(const std::uint8_t* bytes, int part) {
 #endif
 }
 
-// The levels of a tile's four rows, in the columns of a part.
+// The levels of a tile's row r in the columns of a part.
 template <int kBits>
-inline void unpack_tile(const std::uint8_t* tile, int part, Levels (&rows)[4]) {
+inline Levels unpacked(const std::uint8_t* tile, int part, int r) {
+  if constexpr (kBits == 8) return load<Levels>(tile + 64 * r + part * kPartColumns);
+  if constexpr (kBits == 4) {
+    const Levels pair = load<Levels>(tile + 64 * (r / 2) + part * kPartColumns);
+    return r % 2 == 0 ? field<0>(pair, 15) : field<4>(pair, 15);
+  }
   const Levels first = load<Levels>(tile + part * kPartColumns);
   if constexpr (kBits == 2) {
-    rows[0] = field<0>(first, 3);
-    rows[1] = field<2>(first, 3);
-    rows[2] = field<4>(first, 3);
-    rows[3] = field<6>(first, 3);
-  } else if constexpr (kBits == 3) {
-    const Levels rest = half_bytes(tile + 64, part);
-    rows[0] = field<0>(first, 7);
-    rows[1] = field<3>(first, 7);
-    rows[2] = field<6>(first, 3) | field<1>(rest, 4);
-    rows[3] = field<0>(rest, 7);
-  } else if constexpr (kBits == 4) {
-    const Levels second = load<Levels>(tile + 64 + part * kPartColumns);
-    rows[0] = field<0>(first, 15);
-    rows[1] = field<4>(first, 15);
-    rows[2] = field<0>(second, 15);
-    rows[3] = field<4>(second, 15);
-  } else {
-    for (int r = 0; r < 4; ++r) rows[r] = load<Levels>(tile + 64 * r + part * kPartColumns);
+    return r == 0 ? field<0>(first, 3) : r == 1 ? field<2>(first, 3) : r == 2 ? field<4>(first, 3) : field<6>(first, 3);
   }
+  if (r == 0) return field<0>(first, 7);
+  if (r == 1) return field<3>(first, 7);
+  const Levels rest = half_bytes(tile + 64, part);
+  return r == 2 ? field<6>(first, 3) | field<1>(rest, 4) : field<0>(rest, 7);
 }
 
 }  // namespace stableqat::kernels::inline STABLEQAT_ISA
