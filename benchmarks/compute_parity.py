@@ -4,7 +4,8 @@
     benchmarks/compute_parity.py --program build/release/apps/stableqat/stableqat --model MODEL --json parity.json
 
 A seed sets the order of the training text. If the choice of arithmetic mattered, the differences between two ways of computing would be larger than
-those between seeds. Prints one row per run and a table of means with their standard deviations.
+those between seeds. Prints one row per run and a table of means with their standard deviations. Runs that the file of --json has already, made with
+the same settings, are not made again.
 """
 
 import argparse
@@ -41,6 +42,15 @@ def train(args, compute, seed, folder):
             "losses": losses}
 
 
+def earlier_runs(file, settings):
+    if not file or not Path(file).exists():
+        return []
+    found = json.loads(Path(file).read_text())
+    if found["settings"] != settings:
+        sys.exit(f"{file} has runs with other settings: {found['settings']}; name another file")
+    return found["runs"]
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--program", required=True)
@@ -56,16 +66,19 @@ def main():
     parser.add_argument("--json", help="write all runs, with the loss of each step, here")
     args = parser.parse_args()
 
-    runs = []
+    settings = {key: getattr(args, key) for key in ("model", "bits", "steps", "learning_rate", "batch", "seq", "eval_tokens")}
+    runs = earlier_runs(args.json, settings)
     with tempfile.TemporaryDirectory() as folder:
         for seed in range(1, args.seeds + 1):
             for compute in args.computes.split(","):
-                runs.append(train(args, compute, seed, folder))
-                last = runs[-1]
+                last = next((r for r in runs if (r["compute"], r["seed"]) == (compute, seed)), None)
+                if last is None:
+                    last = train(args, compute, seed, folder)
+                    runs.append(last)
+                    if args.json:
+                        Path(args.json).write_text(json.dumps({"settings": settings, "runs": runs}) + "\n")
                 print(f"{compute:8} seed {seed}  first loss {last['first_loss']:.5f}  last {LAST} steps {last['last_loss']:.4f}  "
                       f"perplexity {last['perplexity']:.2f}", flush=True)
-                if args.json:
-                    Path(args.json).write_text(json.dumps({"settings": vars(args), "runs": runs}) + "\n")
 
     print(f"\n| compute | loss of the last {LAST} steps | perplexity |\n| --- | --- | --- |")
     for compute in args.computes.split(","):
