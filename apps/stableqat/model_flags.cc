@@ -74,7 +74,7 @@ LoadedModel load_model(const ModelFlags& flags) {
   auto source = ModelSource::open(path);
   Tokenizer tokenizer = Tokenizer::open(path);
   std::vector<std::string> notices;  // none for the precisions offered here
-  const NumericTypes types = numeric_types(flags.precision, TrainConfig::Compute::kFloat, notices);
+  const NumericTypes types = numeric_types(flags.precision, TrainConfig::Compute::kFloat, TrainConfig::Device::kCpu, notices);
   const auto settings = flags.has_bits ? std::make_optional(QuantizationSettings{flags.spec, {}}) : stored_quantization(*source);
   const bool use_stored_scales = settings && stored_scales_fit(*source, settings->spec).value_or(true);
   QuantizedModel model(*source, types.master, settings, use_stored_scales);

@@ -138,7 +138,7 @@ std::vector<Probe> probes(QuantizedModel& model, TrainStep& step) {
 }  // namespace
 
 double checked_step(QuantizedModel& model, TrainStep& step, const at::Tensor& ids, const TrainStepOptions& options, double learning_rate) {
-  const double loss = step.accumulate(ids, 1.0).loss;
+  const double loss = step.accumulate(ids, 1.0).loss();
   if (!std::isfinite(loss)) {
     throw NumericError({"loss of the first step", std::to_string(loss), "a finite number", "try --train.precision float32"});
   }

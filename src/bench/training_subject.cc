@@ -57,7 +57,7 @@ TrainingSubject::TrainingSubject(const TrainingJob& job, Communicator& communica
 void TrainingSubject::prepare(const TrainingJob& job) {
   use_threads(config_);
   std::vector<std::string> notices;
-  const NumericTypes types = numeric_types(config_.train.precision, config_.train.compute, notices);
+  const NumericTypes types = numeric_types(config_.train.precision, config_.train.compute, config_.train.device, notices);
   const auto source = open(job);
   model_ = std::make_unique<QuantizedModel>(*source, types.master, quantization_settings(config_.quantization));
   model_->model().set_compute_dtype(types.compute);
@@ -132,8 +132,8 @@ PassCost TrainingSubject::pass() {
   cost.backward_seconds = backward.seconds();
   cost.backward_bytes = observer_.peak_tensor_bytes();
   clear_gradients();
-  if (!std::isfinite(loss.loss)) {
-    throw NumericError({"loss of the measured pass", std::to_string(loss.loss), "a finite number", "report it with the command line"});
+  if (!std::isfinite(loss.loss())) {
+    throw NumericError({"loss of the measured pass", std::to_string(loss.loss()), "a finite number", "report it with the command line"});
   }
   return cost;
 }

@@ -12,6 +12,7 @@ using ExportGrid = TrainConfig::ExportGrid;
 using Scheduler = TrainConfig::Scheduler;
 using Precision = TrainConfig::Precision;
 using Compute = TrainConfig::Compute;
+using Device = TrainConfig::Device;
 using Recompute = TrainConfig::Recompute;
 using Moments = TrainConfig::Moments;
 using StoredScales = TrainConfig::StoredScales;
@@ -206,13 +207,18 @@ void add_train(TrainConfig::Train& train, std::vector<Field>& rows) {
            .target = &train.seed,
            .help = "Seed of everything random except the order of the data.",
            .range = kNotNegative},
+          {.key = "train.device",
+           .target = one_of(train.device, {{"cpu", Device::kCpu}, {"cuda", Device::kCuda}}),
+           .help =
+               "Where the model is trained: `cuda` = on one NVIDIA GPU, with float32 masters (docs/cuda.md; it has not run on a GPU yet)."},
           {.key = "train.precision",
            .target = one_of(train.precision, {{"auto", Precision::kAuto},
                                               {"float32", Precision::kFloat32},
                                               {"bfloat16", Precision::kBfloat16},
                                               {"float16", Precision::kFloat16},
                                               {"float64", Precision::kFloat64}}),
-           .help = "Type of the forward and backward arithmetic; `auto` = bfloat16 where the hardware is fast at it, else float32.",
+           .help =
+               "Type of the forward and backward arithmetic; `auto` = bfloat16 where the hardware is fast at it (AMX, GPUs), else float32.",
            .switches = {{"train.fp16", "float16"}, {"train.bf16", "bfloat16"}}},
           {.key = "train.compute",
            .target = one_of(train.compute, {{"auto", Compute::kAuto}, {"float", Compute::kFloat}, {"int8x2", Compute::kInt8x2}}),

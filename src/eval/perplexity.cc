@@ -47,7 +47,7 @@ PerplexityResult perplexity(const CausalLm& model, std::span<const std::int32_t>
   std::vector<double> block_nll;
   for (std::int64_t first = 0; first < blocks.count() && !(stop && stop()); first += blocks.at_once()) {
     const at::Tensor batch = blocks.batch(first);
-    const at::Tensor nll = -token_log_probs(model, model.hidden_states(batch), batch).to(at::kDouble).mean(1);
+    const at::Tensor nll = -token_log_probs(model, model.hidden_states(batch), batch).to(at::kDouble).mean(1).cpu();
     block_nll.insert(block_nll.end(), nll.data_ptr<double>(), nll.data_ptr<double>() + batch.size(0));
     if (progress) {
       const auto done = static_cast<std::uint64_t>((first + batch.size(0)) * blocks.context());

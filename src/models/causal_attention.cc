@@ -105,12 +105,12 @@ at::Tensor causal_attention_ref(const at::Tensor& q, const at::Tensor& k, const 
   const at::Tensor k_all = repeat_heads(k.transpose(1, 2), q.size(2));
   const at::Tensor v_all = repeat_heads(v.transpose(1, 2), q.size(2));
   std::optional<at::Tensor> mask;
-  if (keys > tokens && tokens > 1) mask = at::ones({tokens, keys}, at::kBool).tril(keys - tokens);
+  if (keys > tokens && tokens > 1) mask = at::ones({tokens, keys}, q.options().dtype(at::kBool)).tril(keys - tokens);
   return at::scaled_dot_product_attention(q.transpose(1, 2), k_all, v_all, mask, 0.0, keys == tokens).transpose(1, 2);
 }
 
 at::Tensor causal_attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v) {
-  if (!has_kernels(q)) return causal_attention_ref(q, k, v);
+  if (!has_cpu_kernels(q)) return causal_attention_ref(q, k, v);
   if (q.size(1) == 1 && !at::GradMode::is_enabled()) return attend_one_query(with_dense_heads(q), with_dense_heads(k), with_dense_heads(v));
   return AttentionFunction::apply(with_dense_heads(q), with_dense_heads(k), with_dense_heads(v));
 }

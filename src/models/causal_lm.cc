@@ -131,6 +131,14 @@ void CausalLm::visit_parameters(const ParameterVisitor& f) {
   if (head_.weight.defined()) f("lm_head.weight", ParameterRole::kHead, head_.weight);
 }
 
+void CausalLm::move_to(at::Device device) {
+  visit_parameters([device](const std::string&, ParameterRole, at::Tensor& value) {
+    if (value.device() != device) value = value.detach().to(device).requires_grad_();
+  });
+  inverse_frequencies_ = inverse_frequencies_.to(device);
+  refresh_compute_copies();
+}
+
 void CausalLm::set_compute_dtype(at::ScalarType dtype) {
   compute_dtype_ = dtype;
   refresh_compute_copies();
@@ -138,9 +146,10 @@ void CausalLm::set_compute_dtype(at::ScalarType dtype) {
 
 void CausalLm::refresh_compute_copies() {
   const auto refresh = [this](const at::Tensor& weight, at::Tensor& compute) {
+    if (weight.stride(0) == 0) return;  // has no values: its copy is somebody else's
     if (compute_dtype_ == weight.scalar_type()) {
       compute = at::Tensor();
-    } else if (compute.defined() && compute.scalar_type() == compute_dtype_) {
+    } else if (compute.defined() && compute.scalar_type() == compute_dtype_ && compute.device() == weight.device()) {
       compute.copy_(weight.detach());
     } else {
       compute = weight.detach().to(compute_dtype_);
@@ -152,7 +161,7 @@ void CausalLm::refresh_compute_copies() {
 
 const at::Tensor& CausalLm::head_compute() const noexcept { return head_compute_.defined() ? head_compute_ : head(); }
 
-at::Tensor CausalLm::embed(const at::Tensor& ids) const { return embedding_lookup(embedding_, ids).to(compute_dtype_); }
+at::Tensor CausalLm::embed(const at::Tensor& ids) const { return embedding_lookup(embedding_, ids.to(device())).to(compute_dtype_); }
 
 at::Tensor CausalLm::attention(std::int64_t index, const LayerInput& x, const RopeTable& rope, const AttentionScope& scope) const {
   const DecoderLayer& layer = layers_[static_cast<std::size_t>(index)];
@@ -224,7 +233,7 @@ at::Tensor CausalLm::hidden_states(const PackedBatch& batch) const {
   const at::NoGradGuard no_grad;
   const at::Tensor positions = as_tensor(batch.positions());
   const RopeTable all = rope(0, positions.max().item<std::int64_t>() + 1);
-  const RopeTable own{all.cos.index_select(0, positions), all.sin.index_select(0, positions)};
+  const RopeTable own{all.cos.index_select(0, positions.to(device())), all.sin.index_select(0, positions.to(device()))};
   return hidden_states(as_tensor(batch.ids()).unsqueeze(0), own, {nullptr, &batch}).squeeze(0);
 }
 

@@ -7,6 +7,8 @@
 #include <ATen/ops/empty_like.h>
 #include <ATen/ops/gather.h>
 #include <ATen/ops/index_select.h>
+#include <ATen/ops/stack.h>
+#include <ATen/ops/zeros.h>
 #include <ATen/ops/zeros_like.h>
 
 #include <algorithm>
@@ -14,6 +16,7 @@
 #include <optional>
 
 #include "models/matmul.h"
+#include "quant/gpu.h"
 #include "stableqat/kernels/gemm.h"
 #include "stableqat/models/logit_loss.h"
 #include "stableqat/models/packed_matrix.h"
@@ -31,10 +34,12 @@ struct PredictedRows {
 
 PredictedRows predicted_rows(const at::Tensor& hidden, const at::Tensor& ids) {
   const std::int64_t predicted = ids.size(1) - 1;
-  return {hidden.narrow(1, 0, predicted).reshape({-1, hidden.size(2)}), ids.narrow(1, 1, predicted).reshape({-1})};
+  return {hidden.narrow(1, 0, predicted).reshape({-1, hidden.size(2)}), ids.narrow(1, 1, predicted).reshape({-1}).to(hidden.device())};
 }
 
 at::Tensor in_float_at_least(const at::Tensor& logits) { return logits.scalar_type() == at::kDouble ? logits : logits.to(at::kFloat); }
+
+std::int64_t chunk_rows(const CausalLm& model) { return gpu::is_on(model.head_compute()) ? kGpuHeadChunkRows : kHeadChunkRows; }
 
 // Makes the logits of chunk after chunk in one piece of memory.
 class LogitChunks {
@@ -42,13 +47,13 @@ class LogitChunks {
   LogitChunks(const CausalLm& model, std::int64_t rows)
       : head_(model.head_compute()),
         rounding_(model.head_input_rounding()),
-        products_(at::empty({std::min(kHeadChunkRows, rows), head_.size(0)}, head_.options())) {}
+        products_(at::empty({std::min(chunk_rows(model), rows), head_.size(0)}, head_.options())) {}
 
-  // hidden [R, C], R at most kHeadChunkRows -> [R, V], float32 at least, valid until the next call.
+  // hidden [R, C], R at most chunk_rows() -> [R, V], of a type that logit_loss.h takes, valid until the next call.
   at::Tensor operator()(const at::Tensor& hidden) {
     at::Tensor values = products_.narrow(0, 0, hidden.size(0));
     matmul::forward(rounded_activations(hidden, rounding_), head_, values);
-    return in_float_at_least(values);
+    return gpu::takes(values) ? values : in_float_at_least(values);
   }
 
  private:
@@ -59,8 +64,9 @@ class LogitChunks {
 
 // Calls f(first, count) for chunks of `rows` rows.
 template <class F>
-void for_each_chunk(std::int64_t rows, F&& f) {
-  for (std::int64_t first = 0; first < rows; first += kHeadChunkRows) f(first, std::min(kHeadChunkRows, rows - first));
+void for_each_chunk(const CausalLm& model, std::int64_t rows, F&& f) {
+  const std::int64_t most = chunk_rows(model);
+  for (std::int64_t first = 0; first < rows; first += most) f(first, std::min(most, rows - first));
 }
 
 // Queries in the order of their rows, each row once.
@@ -138,8 +144,8 @@ at::Tensor token_log_probs(const CausalLm& model, const at::Tensor& hidden, cons
   const at::NoGradGuard no_grad;
   const PredictedRows rows = predicted_rows(hidden, ids);
   LogitChunks logit_chunks(model, rows.count());
-  at::Tensor log_probs = at::empty({rows.count()}, model.dtype());
-  for_each_chunk(rows.count(), [&](std::int64_t first, std::int64_t count) {
+  at::Tensor log_probs = at::empty({rows.count()}, rows.hidden.options().dtype(model.dtype()));
+  for_each_chunk(model, rows.count(), [&](std::int64_t first, std::int64_t count) {
     const at::Tensor values = logit_chunks(rows.hidden.narrow(0, first, count));
     log_probs.narrow(0, first, count).copy_(target_log_probs(values, rows.targets.narrow(0, first, count)));
   });
@@ -150,15 +156,17 @@ std::vector<TokenAnswer> query_tokens(const CausalLm& model, const at::Tensor& h
   const at::NoGradGuard no_grad;
   std::vector<TokenAnswer> answers(queries.size());
   const RowsAsked asked(queries);
+  const at::Device device = hidden.device();
   LogitChunks logit_chunks(model, asked.count());
-  for_each_chunk(asked.count(), [&](std::int64_t first, std::int64_t count) {
-    const at::Tensor values = logit_chunks(hidden.index_select(0, asked.rows.narrow(0, first, count)));
-    const at::Tensor firsts = asked.first_tokens.narrow(0, first, count);
-    const at::Tensor log_sums = values.gather(1, firsts.unsqueeze(1)).squeeze(1).to(at::kDouble) - target_log_probs(values, firsts);
-    const at::Tensor best = values.argmax(1);
+  for_each_chunk(model, asked.count(), [&](std::int64_t first, std::int64_t count) {
+    const at::Tensor values = in_float_at_least(logit_chunks(hidden.index_select(0, asked.rows.narrow(0, first, count).to(device))));
+    const at::Tensor firsts = asked.first_tokens.narrow(0, first, count).to(device);
+    const at::Tensor log_sums = (values.gather(1, firsts.unsqueeze(1)).squeeze(1).to(at::kDouble) - target_log_probs(values, firsts)).cpu();
+    const at::Tensor best = values.argmax(1).cpu();
     const auto begin = asked.begin[static_cast<std::size_t>(first)];
     const auto end = asked.begin[static_cast<std::size_t>(first + count)];
-    const at::Tensor logits = values.reshape({-1}).index_select(0, asked.elements(begin, end, first, values.size(1))).to(at::kDouble);
+    const at::Tensor elements = asked.elements(begin, end, first, values.size(1)).to(device);
+    const at::Tensor logits = values.reshape({-1}).index_select(0, elements).to(at::kDouble).cpu();
     for (std::size_t i = begin; i < end; ++i) {
       const auto row = static_cast<std::int64_t>(asked.row_of[i]) - first;
       const std::size_t query = asked.order[i];
@@ -182,31 +190,29 @@ HeadLoss head_forward_backward(const CausalLm& model, const at::Tensor& hidden, 
     teacher_rows = predicted_rows(distillation->teacher_hidden, ids).hidden;
   }
   const at::Tensor row_gradient = at::zeros_like(rows.hidden);
-  DistilledLoss sum;
-  for_each_chunk(rows.count(), [&](std::int64_t first, std::int64_t count) {
+  const at::Tensor cross_entropy = at::zeros({}, rows.hidden.options().dtype(at::kDouble));
+  const at::Tensor divergence = at::zeros_like(cross_entropy);
+  for_each_chunk(model, rows.count(), [&](std::int64_t first, std::int64_t count) {
     const at::Tensor chunk = rows.hidden.narrow(0, first, count);
     const at::Tensor targets = rows.targets.narrow(0, first, count);
     const at::Tensor values = student(chunk);
     if (teacher) {
       const DistilledLoss part = distilled_loss_in_place(values, targets, (*teacher)(teacher_rows.narrow(0, first, count)),
                                                          distillation->weight, distillation->temperature, mean_scale);
-      sum.cross_entropy += part.cross_entropy;
-      sum.divergence += part.divergence;
+      cross_entropy.add_(part.cross_entropy);
+      divergence.add_(part.divergence);
     } else {
-      sum.cross_entropy += cross_entropy_in_place(values, targets, mean_scale);
+      cross_entropy.add_(cross_entropy_in_place(values, targets, mean_scale));
     }
     const at::Tensor logit_gradient = values.to(chunk.scalar_type());
     at::Tensor chunk_gradient = row_gradient.narrow(0, first, count);
     matmul::add_input_gradient(chunk_gradient, logit_gradient, model.head_compute(), model.bf16_head_gradients());
     add_head_gradient(model, logit_gradient, chunk);
   });
-  HeadLoss result;
   const auto total = static_cast<double>(rows.count());
   const double weight = distillation != nullptr ? distillation->weight : 0.0;
-  result.cross_entropy = sum.cross_entropy / total;
-  result.loss = (1.0 - weight) * result.cross_entropy + weight * sum.divergence / total;
-  result.hidden_gradient = with_last_tokens(row_gradient, hidden);
-  return result;
+  const at::Tensor mean = cross_entropy / total;
+  return {at::stack({mean * (1.0 - weight) + divergence * weight / total, mean}), with_last_tokens(row_gradient, hidden)};
 }
 
 }  // namespace stableqat

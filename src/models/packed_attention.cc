@@ -123,7 +123,7 @@ at::Tensor packed_attention_ref(const at::Tensor& q, const at::Tensor& k, const 
 }
 
 at::Tensor packed_attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, const PackedBatch& batch) {
-  if (!has_kernels(q) || q.stride(-1) != 1 || k.stride(-1) != 1 || v.stride(-1) != 1) return packed_attention_ref(q, k, v, batch);
+  if (!has_cpu_kernels(q) || q.stride(-1) != 1 || k.stride(-1) != 1 || v.stride(-1) != 1) return packed_attention_ref(q, k, v, batch);
   at::Tensor out = at::empty(q.sizes(), q.options());
   const auto rows = [](const at::Tensor& x) { return PackedRows<const float>(x.const_data_ptr<float>(), x); };
   const auto scale = static_cast<float>(1.0 / std::sqrt(static_cast<double>(q.size(3))));

@@ -128,11 +128,29 @@ QuantizedModel::QuantizedModel(const ModelSource& source, at::ScalarType dtype, 
   quantize();
 }
 
-kernels::QuantizeCounts QuantizedModel::quantize() {
-  kernels::QuantizeCounts total;
-  for (QuantizedWeight& weight : weights_) total += weight.quantize();
+void QuantizedModel::quantize() {
+  for (QuantizedWeight& weight : weights_) weight.quantize();
   refresh_products();
-  return total;
+}
+
+void QuantizedModel::move_to(at::Device device) {
+  if (products_ != CodeProducts::kOff) {
+    throw ConfigError({"products with codes", "a model on a GPU", "products with weights", "use train.compute auto"});
+  }
+  std::size_t next = 0;
+  model_.visit_parameters([&](const std::string&, ParameterRole role, at::Tensor& value) {
+    if (next == weights_.size() || !weights_[next].dequantized().is_same(value)) return;
+    QuantizedWeight& weight = weights_[next++];
+    weight.move_to(device, role == ParameterRole::kHead ? at::kFloat : model_.compute_dtype());
+    value = weight.dequantized();
+  });
+  model_.move_to(device);
+  next = 0;
+  model_.visit_linears([&](const std::string&, Linear& layer) {
+    const bool is_quantized = next < weights_.size() && weights_[next].dequantized().is_same(layer.weight);
+    layer.compute = is_quantized ? weights_[next++].product() : at::Tensor();
+  });
+  model_.refresh_compute_copies();
 }
 
 void QuantizedModel::refresh_products() {

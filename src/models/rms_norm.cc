@@ -19,7 +19,45 @@ using torch::autograd::AutogradContext;
 using torch::autograd::Function;
 using torch::autograd::variable_list;
 
-const float* data_or_null(const at::Tensor& x) { return x.defined() ? x.const_data_ptr<float>() : nullptr; }
+template <class T>
+const T* data_or_null(const at::Tensor& x) {
+  return x.defined() ? static_cast<const T*>(x.const_data_ptr()) : nullptr;
+}
+
+// delta and residual may be undefined. x, delta, sum, y [..., C]; w [C] and inverse_rms [R] float32.
+void forward_kernel(const at::Tensor& x, const at::Tensor& delta, const at::Tensor& w, double eps, const at::Tensor& sum,
+                    const at::Tensor& y, const at::Tensor& inverse_rms) {
+  const auto epsilon = static_cast<float>(eps);
+  const float* weight = w.const_data_ptr<float>();
+  auto* inverse = inverse_rms.mutable_data_ptr<float>();
+  if (gpu::is_on(x)) {
+    gpu::check(gpu::kernels().rms_norm_forward(gpu::kStream, gpu::element_type(x), inverse_rms.numel(), x.size(-1), x.const_data_ptr(),
+                                               data_or_null<void>(delta), weight, epsilon, sum.mutable_data_ptr(), y.mutable_data_ptr(),
+                                               inverse));
+    return;
+  }
+  kernels::rms_norm_kernels().forward(inverse_rms.numel(), x.size(-1), x.const_data_ptr<float>(), data_or_null<float>(delta), weight,
+                                      epsilon, sum.mutable_data_ptr<float>(), y.mutable_data_ptr<float>(), inverse);
+}
+
+void backward_kernel(const at::Tensor& sum, const at::Tensor& w, const at::Tensor& inverse_rms, const at::Tensor& dy,
+                     const at::Tensor& residual, const at::Tensor& dx, const at::Tensor& dw) {
+  const float* weight = w.const_data_ptr<float>();
+  const float* inverse = inverse_rms.const_data_ptr<float>();
+  auto* weight_gradient = dw.mutable_data_ptr<float>();
+  const std::int64_t columns = sum.size(-1);
+  const std::int64_t blocks = gpu::is_on(sum) ? kernels::cuda::kRmsNormBlocks : kernels::kRmsNormBlocks;
+  const at::Tensor workspace = at::empty({blocks, columns}, w.options());
+  if (gpu::is_on(sum)) {
+    gpu::check(gpu::kernels().rms_norm_backward(gpu::kStream, gpu::element_type(sum), inverse_rms.numel(), columns, sum.const_data_ptr(),
+                                                weight, inverse, dy.const_data_ptr(), data_or_null<void>(residual), dx.mutable_data_ptr(),
+                                                weight_gradient, workspace.mutable_data_ptr<float>()));
+    return;
+  }
+  kernels::rms_norm_kernels().backward(inverse_rms.numel(), columns, sum.const_data_ptr<float>(), weight, inverse,
+                                       dy.const_data_ptr<float>(), data_or_null<float>(residual), dx.mutable_data_ptr<float>(),
+                                       weight_gradient, workspace.mutable_data_ptr<float>());
+}
 
 // Returns the sum as well, even where it is x itself: so the gradient that reaches it by other ways arrives here and is added in the same
 // pass. Of the normalized rows only 1 / rms is kept.
@@ -27,14 +65,10 @@ class RmsNormFunction : public Function<RmsNormFunction> {
  public:
   static variable_list forward(AutogradContext* context, const at::Tensor& x, const std::optional<at::Tensor>& delta, const at::Tensor& w,
                                double eps) {
-    const std::int64_t columns = x.size(-1);
-    const std::int64_t rows = x.numel() / columns;
     const at::Tensor sum = delta ? at::empty_like(x) : x;
     const at::Tensor normed = at::empty_like(x);
-    const at::Tensor inverse_rms = at::empty({rows}, x.options());
-    kernels::rms_norm_kernels().forward(rows, columns, x.const_data_ptr<float>(), delta ? delta->const_data_ptr<float>() : nullptr,
-                                        w.const_data_ptr<float>(), static_cast<float>(eps), sum.data_ptr<float>(), normed.data_ptr<float>(),
-                                        inverse_rms.data_ptr<float>());
+    const at::Tensor inverse_rms = at::empty({x.numel() / x.size(-1)}, w.options());
+    forward_kernel(x, delta.value_or(at::Tensor()), w, eps, sum, normed, inverse_rms);
     context->save_for_backward({sum, w, inverse_rms});
     context->saved_data["adds"] = delta.has_value();
     context->set_materialize_grads(false);
@@ -49,13 +83,9 @@ class RmsNormFunction : public Function<RmsNormFunction> {
     const at::Tensor& sum = saved[0];
     const at::Tensor& w = saved[1];
     const at::Tensor dy = gradients[1].contiguous();
-    const std::int64_t columns = sum.size(-1);
     const at::Tensor dx = at::empty_like(sum);
     const at::Tensor dw = at::empty_like(w);
-    const at::Tensor workspace = at::empty({kernels::kRmsNormBlocks, columns}, sum.options());
-    kernels::rms_norm_kernels().backward(sum.numel() / columns, columns, sum.const_data_ptr<float>(), w.const_data_ptr<float>(),
-                                         saved[2].const_data_ptr<float>(), dy.const_data_ptr<float>(), data_or_null(residual),
-                                         dx.data_ptr<float>(), dw.data_ptr<float>(), workspace.data_ptr<float>());
+    backward_kernel(sum, w, saved[2], dy, residual, dx, dw);
     return {dx, adds ? dx : at::Tensor(), dw, at::Tensor()};
   }
 };

@@ -21,13 +21,22 @@ using torch::autograd::AutogradContext;
 using torch::autograd::Function;
 using torch::autograd::variable_list;
 
-// `turn` is the kernels' forward or backward. x has any strides but 1 along D; the result is dense.
-template <class Turn>
-at::Tensor turned(Turn turn, const at::Tensor& x, const at::Tensor& cos, const at::Tensor& sin) {
-  const at::Tensor dense_heads = with_dense_heads(x);
-  at::Tensor y = at::empty(x.sizes(), x.options());
-  turn({x.size(0), x.size(1), x.size(2), x.size(3)}, cos.const_data_ptr<float>(), sin.const_data_ptr<float>(), heads_of(dense_heads),
-       writable_heads_of(y));
+enum class Direction { kForward, kBackward };
+
+// x [B, T, H, D]; the result is dense.
+at::Tensor turned(Direction direction, const at::Tensor& x, const at::Tensor& cos, const at::Tensor& sin) {
+  const at::Tensor heads = with_dense_heads(x);
+  const at::Tensor y = at::empty(x.sizes(), x.options());
+  const kernels::RopeShape shape{x.size(0), x.size(1), x.size(2), x.size(3)};
+  if (gpu::is_on(x)) {
+    gpu::check(gpu::kernels().rope(gpu::kStream, gpu::element_type(x), shape, direction == Direction::kForward ? 1.0F : -1.0F,
+                                   cos.const_data_ptr<float>(), sin.const_data_ptr<float>(), heads.const_data_ptr(), strides_of(heads),
+                                   y.mutable_data_ptr(), strides_of(y)));
+    return y;
+  }
+  const kernels::RopeKernels& kernels = kernels::rope_kernels();
+  (direction == Direction::kForward ? kernels.forward : kernels.backward)(shape, cos.const_data_ptr<float>(), sin.const_data_ptr<float>(),
+                                                                          heads_of(heads), writable_heads_of(y));
   return y;
 }
 
@@ -35,12 +44,12 @@ class RopeFunction : public Function<RopeFunction> {
  public:
   static at::Tensor forward(AutogradContext* context, const at::Tensor& x, const at::Tensor& cos, const at::Tensor& sin) {
     context->save_for_backward({cos, sin});
-    return turned(kernels::rope_kernels().forward, x, cos, sin);
+    return turned(Direction::kForward, x, cos, sin);
   }
 
   static variable_list backward(AutogradContext* context, variable_list gradients) {
     const auto saved = context->get_saved_variables();
-    return {turned(kernels::rope_kernels().backward, gradients[0], saved[0], saved[1]), at::Tensor(), at::Tensor()};
+    return {turned(Direction::kBackward, gradients[0], saved[0], saved[1]), at::Tensor(), at::Tensor()};
   }
 };
 
@@ -56,7 +65,7 @@ at::Tensor rope_inverse_frequencies(const ModelConfig& config) {
 }
 
 RopeTable rope_table(const at::Tensor& inverse_frequencies, std::int64_t first, std::int64_t tokens, at::ScalarType dtype) {
-  const at::Tensor angles = at::outer(at::arange(first, first + tokens, at::kDouble), inverse_frequencies);
+  const at::Tensor angles = at::outer(at::arange(first, first + tokens, inverse_frequencies.options()), inverse_frequencies);
   return {angles.cos().to(dtype), angles.sin().to(dtype)};
 }
 

@@ -19,18 +19,30 @@ class SwigluFunction : public Function<SwigluFunction> {
  public:
   static at::Tensor forward(AutogradContext* context, const at::Tensor& gate, const at::Tensor& up) {
     at::Tensor y = at::empty_like(gate);
-    kernels::swiglu_kernels().forward(gate.numel(), gate.const_data_ptr<float>(), up.const_data_ptr<float>(), y.data_ptr<float>());
+    if (gpu::is_on(gate)) {
+      gpu::check(gpu::kernels().swiglu_forward(gpu::kStream, gpu::element_type(gate), gate.numel(), gate.const_data_ptr(),
+                                               up.const_data_ptr(), y.mutable_data_ptr()));
+    } else {
+      kernels::swiglu_kernels().forward(gate.numel(), gate.const_data_ptr<float>(), up.const_data_ptr<float>(), y.data_ptr<float>());
+    }
     context->save_for_backward({gate, up});
     return y;
   }
 
   static variable_list backward(AutogradContext* context, variable_list gradients) {
     const auto saved = context->get_saved_variables();
+    const at::Tensor& gate = saved[0];
+    const at::Tensor& up = saved[1];
     const at::Tensor dy = gradients[0].contiguous();
     at::Tensor dgate = at::empty_like(dy);
     at::Tensor dup = at::empty_like(dy);
-    kernels::swiglu_kernels().backward(dy.numel(), saved[0].const_data_ptr<float>(), saved[1].const_data_ptr<float>(),
-                                       dy.const_data_ptr<float>(), dgate.data_ptr<float>(), dup.data_ptr<float>());
+    if (gpu::is_on(dy)) {
+      gpu::check(gpu::kernels().swiglu_backward(gpu::kStream, gpu::element_type(dy), dy.numel(), gate.const_data_ptr(), up.const_data_ptr(),
+                                                dy.const_data_ptr(), dgate.mutable_data_ptr(), dup.mutable_data_ptr()));
+    } else {
+      kernels::swiglu_kernels().backward(dy.numel(), gate.const_data_ptr<float>(), up.const_data_ptr<float>(), dy.const_data_ptr<float>(),
+                                         dgate.data_ptr<float>(), dup.data_ptr<float>());
+    }
     return {dgate, dup};
   }
 };

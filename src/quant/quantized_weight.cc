@@ -8,6 +8,7 @@
 #include <ATen/ops/full.h>
 #include <ATen/ops/full_like.h>
 #include <ATen/ops/isfinite.h>
+#include <ATen/ops/scalar_tensor.h>
 #include <ATen/ops/zeros.h>
 #include <ATen/ops/zeros_like.h>
 
@@ -15,6 +16,7 @@
 #include <limits>
 #include <utility>
 
+#include "quant/gpu.h"
 #include "quant/tensor_dispatch.h"
 #include "stableqat/base/error.h"
 #include "stableqat/kernels/ref/fake_quantize.h"
@@ -120,24 +122,29 @@ T* QuantizedWeight::dequantized_values() const {
   return has_dequantized() ? dequantized_.mutable_data_ptr<T>() + own_rows_.first * columns() : nullptr;
 }
 
-kernels::QuantizeCounts QuantizedWeight::quantize() {
-  return detail::with_float_type(master_, [this](auto type) {
-    using T = decltype(type);
-    return quantized(kernels::update_kernels<T>().quantize(rule_, scale_.numel(), segment_length(), master_.const_data_ptr<T>(),
-                                                           scale_.const_data_ptr<T>(), own_codes(), dequantized_values<T>()));
-  });
+void QuantizedWeight::quantize() {
+  if (gpu::is_on(master_)) {
+    quantize_on_gpu();
+  } else {
+    detail::with_float_type(master_, [this](auto type) {
+      using T = decltype(type);
+      counts_ = kernels::update_kernels<T>().quantize(rule_, scale_.numel(), segment_length(), master_.const_data_ptr<T>(),
+                                                      scale_.const_data_ptr<T>(), own_codes(), dequantized_values<T>());
+    });
+  }
+  quantized();
 }
 
-kernels::QuantizeCounts QuantizedWeight::quantized(kernels::QuantizeCounts counts) {
+void QuantizedWeight::quantized() {
   const at::NoGradGuard no_grad;
   scale_in_use_.copy_(scale_);
   if (rule_.is_soft) alpha_in_use_.copy_(alpha_);
   if (steps_.defined()) steps_.narrow(0, own_rows_.first, own_rows_.count).copy_(own_steps());
-  counts_ = counts;
   if (!quantized_once_) counts_.changed = 0;
   quantized_once_ = true;
-  return counts_;
 }
+
+kernels::QuantizeCounts QuantizedWeight::last_counts() const { return last_counts({this, 1}); }
 
 QuantizedWeight::Gradients QuantizedWeight::map_gradient() const {
   const at::NoGradGuard no_grad;
@@ -167,32 +174,41 @@ kernels::QuantizedArrays<T> QuantizedWeight::arrays() const {
 }
 
 QuantizedWeight::GradientSums QuantizedWeight::gradient_sums() {
-  GradientSums result{0.0, at::empty_like(scale_), {}};
+  if (gpu::is_on(master_)) return gradient_sums_on_gpu();
+  GradientSums result{{}, at::empty_like(scale_), {}};
   detail::with_float_type(master_, [&](auto type) {
     using T = decltype(type);
     const kernels::SurrogateSums sums =
         kernels::surrogate_sums<T>(rule_, arrays<T>(), spec_.scale_gradient_factor(codes_.numel()), result.scale.mutable_data_ptr<T>());
-    result.master_squares = sums.squares;
+    result.master_squares = at::scalar_tensor(sums.squares, at::kDouble);
     if (rule_.is_soft) result.alpha = at::full_like(alpha_, sums.alpha);
   });
   return result;
 }
 
-kernels::QuantizeCounts QuantizedWeight::update(const kernels::AdamWRule& adamw, const at::Tensor& first, const at::Tensor& second) {
-  return detail::with_float_type(master_, [&](auto type) {
+void QuantizedWeight::update(const kernels::AdamWRule& adamw, const at::Tensor& first, const at::Tensor& second) {
+  if (gpu::is_on(master_)) {
+    update_on_gpu(adamw, first, second);
+    return quantized();
+  }
+  detail::with_float_type(master_, [&](auto type) {
     using T = decltype(type);
     const kernels::UpdateKernels<T>& table = kernels::update_kernels<T>();
     const auto move = [&](auto kernel, auto* first_moment, auto* second_moment) {
-      return quantized(kernel(rule_, adamw, arrays<T>(),
-                              {.first = first_moment,
-                               .second = second_moment,
-                               .scale = scale_.const_data_ptr<T>(),
-                               .codes = own_codes(),
-                               .dequantized = dequantized_values<T>()}));
+      counts_ = kernel(rule_, adamw, arrays<T>(),
+                       {.first = first_moment,
+                        .second = second_moment,
+                        .scale = scale_.const_data_ptr<T>(),
+                        .codes = own_codes(),
+                        .dequantized = dequantized_values<T>()});
     };
-    if (first.scalar_type() == at::kBFloat16) return move(table.update_quantized_bf16, detail::bf16_bits(first), detail::bf16_bits(second));
-    return move(table.update_quantized, first.mutable_data_ptr<T>(), second.mutable_data_ptr<T>());
+    if (first.scalar_type() == at::kBFloat16) {
+      move(table.update_quantized_bf16, detail::bf16_bits(first), detail::bf16_bits(second));
+    } else {
+      move(table.update_quantized, first.mutable_data_ptr<T>(), second.mutable_data_ptr<T>());
+    }
   });
+  quantized();
 }
 
 void QuantizedWeight::clear_gradient() {
@@ -203,19 +219,21 @@ void QuantizedWeight::clear_gradient() {
 at::Tensor QuantizedWeight::step() const { return steps_.defined() ? steps_.clone() : own_steps(); }
 
 at::Tensor QuantizedWeight::own_steps() const {
-  at::Tensor steps = at::empty_like(scale_);
-  detail::with_float_type(scale_, [&](auto type) {
+  const at::Tensor scale = scale_.cpu();
+  at::Tensor steps = at::empty_like(scale);
+  detail::with_float_type(scale, [&](auto type) {
     using T = decltype(type);
-    kernels::resolve_scales<T>(rule_, scale_.numel(), scale_.const_data_ptr<T>(), steps.mutable_data_ptr<T>(), nullptr);
+    kernels::resolve_scales<T>(rule_, scale.numel(), scale.const_data_ptr<T>(), steps.mutable_data_ptr<T>(), nullptr);
   });
-  return steps;
+  return steps.to(scale_.device());
 }
 
 at::Tensor QuantizedWeight::effective_scale() const {
-  at::Tensor scales = at::empty_like(scale_);
-  detail::with_float_type(scale_, [&](auto type) {
+  const at::Tensor scale = scale_.cpu();
+  at::Tensor scales = at::empty_like(scale);
+  detail::with_float_type(scale, [&](auto type) {
     using T = decltype(type);
-    kernels::resolve_scales<T>(rule_, scale_.numel(), scale_.const_data_ptr<T>(), nullptr, scales.mutable_data_ptr<T>());
+    kernels::resolve_scales<T>(rule_, scale.numel(), scale.const_data_ptr<T>(), nullptr, scales.mutable_data_ptr<T>());
   });
   return scales;
 }

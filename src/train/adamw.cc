@@ -5,6 +5,7 @@
 #include <cmath>
 #include <utility>
 
+#include "quant/gpu.h"
 #include "quant/tensor_dispatch.h"
 #include "stableqat/kernels/update.h"
 
@@ -54,6 +55,12 @@ kernels::AdamWRule AdamW::rule(std::size_t i) const {
 
 void AdamW::update(std::size_t i, const at::Tensor& gradient) {
   const at::Tensor& value = tensors_[i].value;
+  if (gpu::is_on(value)) {
+    gpu::check(gpu::kernels().update_plain(gpu::kStream, rule(i), value.numel(), value.mutable_data_ptr<float>(),
+                                           gradient.mutable_data_ptr<float>(), first_moments_[i].mutable_data_ptr<float>(),
+                                           second_moments_[i].mutable_data_ptr<float>()));
+    return;
+  }
   detail::with_float_type(value, [&](auto type) {
     using T = decltype(type);
     const kernels::UpdateKernels<T>& table = kernels::update_kernels<T>();

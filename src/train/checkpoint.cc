@@ -1,7 +1,7 @@
 #include "stableqat/train/checkpoint.h"
 
 #include <ATen/core/Tensor.h>
-#include <ATen/ops/empty_like.h>
+#include <ATen/ops/empty.h>
 
 #include <algorithm>
 #include <charconv>
@@ -60,7 +60,8 @@ void read_rows(const SafetensorsFile& file, const std::string& name, const Train
     throw DataError({file.path().string() + ", tensor " + name, "another shape or type", "that of the model being trained",
                      "resume with the configuration that made this checkpoint, or set train.resume: never"});
   }
-  const at::Tensor as_stored = *type == values.scalar_type() ? values : at::empty_like(values, values.options().dtype(*type));
+  const bool as_it_is = *type == values.scalar_type() && values.device().is_cpu();
+  const at::Tensor as_stored = as_it_is ? values : at::empty(values.sizes(), *type);
   const auto target = tensor_bytes(as_stored);
   const auto source = file.bytes(name).subspan(offset_of_rows(tensor, as_stored.element_size()), target.size());
   std::copy(source.begin(), source.end(), target.begin());

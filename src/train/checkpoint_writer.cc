@@ -27,7 +27,7 @@ std::span<const std::byte> bytes_of(const at::Tensor& tensor) {
   return {static_cast<const std::byte*>(tensor.const_data_ptr()), static_cast<std::size_t>(tensor.nbytes())};
 }
 
-// The files of tensors. Keeps the scales that are written, which are not the trained ones.
+// The files of tensors. Keeps what is written where that is not the trained tensors themselves: scales, and copies of what is on a GPU.
 class TensorFiles {
  public:
   TensorFiles(const CheckpointParts& parts, bool with_optimizer) : with_optimizer_(with_optimizer) {
@@ -38,8 +38,7 @@ class TensorFiles {
     model_.set_metadata("format", "pt");
     for (std::size_t i = 0; i < parts.optimizer.tensors().size(); ++i) {
       const TrainedTensor& tensor = parts.optimizer.tensors()[i];
-      scales_.push_back(is_scale(tensor.name) ? scales.at(tensor.name) : tensor.value);
-      add_rows(model_, tensor.name, tensor, scales_.back());
+      add_rows(model_, tensor.name, tensor, is_scale(tensor.name) ? scales.at(tensor.name) : tensor.value);
       if (!with_optimizer) continue;
       add_rows(optimizer_, "first." + tensor.name, tensor, parts.optimizer.first_moment(i));
       add_rows(optimizer_, "second." + tensor.name, tensor, parts.optimizer.second_moment(i));
@@ -63,14 +62,15 @@ class TensorFiles {
 
  private:
   // `values`: of the same rows as the trained tensor's.
-  static void add_rows(SafetensorsWriter& writer, const std::string& name, const TrainedTensor& tensor, const at::Tensor& values) {
-    writer.add_part(name, dtype_of(values), whole_shape(tensor), offset_of_rows(tensor, values.element_size()), bytes_of(values));
+  void add_rows(SafetensorsWriter& writer, const std::string& name, const TrainedTensor& tensor, const at::Tensor& values) {
+    kept_.push_back(values.cpu());
+    writer.add_part(name, dtype_of(values), whole_shape(tensor), offset_of_rows(tensor, values.element_size()), bytes_of(kept_.back()));
   }
 
   bool with_optimizer_;
   SafetensorsWriter model_;
   SafetensorsWriter optimizer_;
-  std::vector<at::Tensor> scales_;
+  std::vector<at::Tensor> kept_;
   LiveParts parts_;
 };
 

@@ -39,8 +39,9 @@ struct CodeCounts {
 
 CodeCounts count_codes(const QuantizedWeight& weight) {
   std::array<std::uint64_t, 256> counts{};
-  const std::int8_t* codes = weight.codes().const_data_ptr<std::int8_t>();
-  for (std::int64_t i = 0; i < weight.codes().numel(); ++i) ++counts[static_cast<std::size_t>(codes[i] + 128)];
+  const at::Tensor all = weight.codes().cpu();
+  const std::int8_t* codes = all.const_data_ptr<std::int8_t>();
+  for (std::int64_t i = 0; i < all.numel(); ++i) ++counts[static_cast<std::size_t>(codes[i] + 128)];
   const auto is_used = [](std::uint64_t count) { return count > 0; };
   const auto first = std::find_if(counts.begin(), counts.end(), is_used);
   const auto end = std::find_if(counts.rbegin(), counts.rend(), is_used).base();

@@ -94,7 +94,23 @@ TrainStepOptions train_step_options(const TrainConfig& config) {
 
 namespace {
 
-NumericTypes float_types(TrainConfig::Precision precision, std::vector<std::string>& notices) {
+NumericTypes gpu_types(TrainConfig::Precision precision, std::vector<std::string>& notices) {
+  switch (precision) {
+    case TrainConfig::Precision::kFloat64:
+      throw ConfigError({"train.precision", "float64 on a GPU", "bfloat16 or float32", "use train.device cpu for float64"});
+    case TrainConfig::Precision::kFloat32:
+      return {};
+    case TrainConfig::Precision::kFloat16:
+      notices.emplace_back("train.precision float16: computed in bfloat16, which needs no loss scaling");
+      break;
+    case TrainConfig::Precision::kAuto:
+    case TrainConfig::Precision::kBfloat16:
+      break;
+  }
+  return {at::kFloat, at::kBFloat16};
+}
+
+NumericTypes cpu_types(TrainConfig::Precision precision, std::vector<std::string>& notices) {
   switch (precision) {
     case TrainConfig::Precision::kFloat64:
       return {at::kDouble, at::kDouble};
@@ -114,9 +130,14 @@ NumericTypes float_types(TrainConfig::Precision precision, std::vector<std::stri
 
 }  // namespace
 
-NumericTypes numeric_types(TrainConfig::Precision precision, TrainConfig::Compute compute, std::vector<std::string>& notices) {
+NumericTypes numeric_types(TrainConfig::Precision precision, TrainConfig::Compute compute, TrainConfig::Device device,
+                           std::vector<std::string>& notices) {
+  if (device == TrainConfig::Device::kCuda) {
+    if (compute != TrainConfig::Compute::kInt8x2) return gpu_types(precision, notices);
+    throw ConfigError({"train.compute", "int8x2 on a GPU", "float", "leave train.compute out, or use train.device cpu"});
+  }
   if (compute != TrainConfig::Compute::kInt8x2) {
-    NumericTypes types = float_types(precision, notices);
+    NumericTypes types = cpu_types(precision, notices);
     if (types.master == at::kFloat && types.compute == at::kFloat) types.products = CodeProducts::kFloat;
     return types;
   }

@@ -1,6 +1,10 @@
 #include "stableqat/train/train_step.h"
 
 #include <ATen/core/grad_mode.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/full_like.h>
+#include <ATen/ops/scalar_tensor.h>
+#include <ATen/ops/stack.h>
 #include <ATen/record_function.h>
 
 #include <algorithm>
@@ -9,6 +13,7 @@
 #include <string>
 #include <utility>
 
+#include "quant/gpu.h"
 #include "quant/tensor_dispatch.h"
 #include "stableqat/base/error.h"
 #include "stableqat/kernels/update.h"
@@ -19,11 +24,27 @@ namespace stableqat {
 
 namespace {
 
-double sum_of_squares(const at::Tensor& tensor) {
+// [] float64, where the tensor is.
+at::Tensor sum_of_squares(const at::Tensor& tensor) {
+  if (gpu::is_on(tensor)) {
+    const std::int64_t blocks = (tensor.numel() + kernels::kSquaresBlock - 1) / kernels::kSquaresBlock;
+    const at::Tensor squares = at::empty({blocks}, tensor.options().dtype(at::kDouble));
+    gpu::check(gpu::kernels().squares(gpu::kStream, tensor.numel(), tensor.const_data_ptr<float>(), squares.mutable_data_ptr<double>()));
+    return squares.sum();
+  }
   return detail::with_float_type(tensor, [&](auto type) {
     using T = decltype(type);
-    return kernels::sum_of_squares<T>(tensor.numel(), tensor.const_data_ptr<T>());
+    return at::scalar_tensor(kernels::sum_of_squares<T>(tensor.numel(), tensor.const_data_ptr<T>()), at::kDouble);
   });
+}
+
+// Numbers that kernels have left in tensors of one element each. A GPU is waited for once.
+std::vector<double> numbers(const std::vector<at::Tensor>& tensors) {
+  if (tensors.empty()) return {};
+  std::vector<at::Tensor> wide;
+  for (const at::Tensor& tensor : tensors) wide.push_back(tensor.to(at::kDouble).reshape(at::IntArrayRef{}));
+  const at::Tensor all = at::stack(wide).cpu();
+  return {all.const_data_ptr<double>(), all.const_data_ptr<double>() + all.numel()};
 }
 
 }  // namespace
@@ -96,7 +117,7 @@ void TrainStep::connect() {
 }
 
 HeadLoss TrainStep::accumulate(const at::Tensor& ids, double gradient_scale, const Teacher* teacher) {
-  return forward_backward(model_.model(), ids, gradient_scale, options_.recompute, teacher);
+  return forward_backward(model_.model(), ids.to(model_.model().device()), gradient_scale, options_.recompute, teacher);
 }
 
 HeadLoss TrainStep::accumulate_last(const at::Tensor& ids, double gradient_scale, const Teacher* teacher) {
@@ -132,37 +153,42 @@ std::vector<at::Tensor> TrainStep::mapped_gradients() const {
 }
 
 GradientNorms TrainStep::measure_gradients() {
-  double total = 0.0;
-  double projection = 0.0;
-  double scales = 0.0;
   QuantizedWeight::GradientSums sums;  // of the weight whose slots follow each other
-  std::vector<Slot*> alphas;
+  std::vector<at::Tensor> squares;     // of each slot's gradient; for alphas the gradient itself
   for (std::size_t i = 0; i < slots_.size(); ++i) {
     Slot& slot = slots_[i];
     if (slot.kind == Kind::kMaster) {
       sums = model_.weights()[slot.weight].gradient_sums();
-    } else if (slot.kind == Kind::kScale) {
-      slot.gradient = std::move(sums.scale);
+      squares.push_back(sums.master_squares);
     } else if (slot.kind == Kind::kAlpha) {
-      slot.gradient = std::move(sums.alpha);
-      alphas.push_back(&slot);
-      continue;
+      squares.push_back(sums.alpha);
     } else {
       const RowRange& own = optimizer_.tensors()[i].rows;
-      slot.gradient = detail::dense_gradient(slot.leaf).narrow(0, own.first, own.count);
+      slot.gradient = slot.kind == Kind::kScale ? std::move(sums.scale) : detail::dense_gradient(slot.leaf).narrow(0, own.first, own.count);
+      squares.push_back(sum_of_squares(slot.gradient));
     }
-    const double squares = slot.kind == Kind::kMaster ? sums.master_squares : sum_of_squares(slot.gradient);
-    total += squares;
-    if (slot.kind == Kind::kMaster || slot.kind == Kind::kProjection) projection += squares;
-    if (slot.kind == Kind::kScale) scales += squares;
   }
+  return norms_of(numbers(squares));
+}
 
-  std::vector<double> parts{total, projection, scales};
-  for (const Slot* slot : alphas) parts.push_back(slot->gradient.item<double>());
+GradientNorms TrainStep::norms_of(const std::vector<double>& squares) {
+  std::vector<double> parts(3);  // all, projections, scales; then the gradient of each alpha, of which every rank has a part
+  for (std::size_t i = 0; i < slots_.size(); ++i) {
+    const Kind kind = slots_[i].kind;
+    if (kind == Kind::kAlpha) {
+      parts.push_back(squares[i]);
+      continue;
+    }
+    parts[0] += squares[i];
+    if (kind == Kind::kMaster || kind == Kind::kProjection) parts[1] += squares[i];
+    if (kind == Kind::kScale) parts[2] += squares[i];
+  }
   parts = sum_over_ranks(communicator_, parts);
-  for (std::size_t i = 0; i < alphas.size(); ++i) {
-    const double gradient = parts[3 + i];
-    alphas[i]->gradient.fill_(gradient);
+  std::size_t next = 3;
+  for (std::size_t i = 0; i < slots_.size(); ++i) {
+    if (slots_[i].kind != Kind::kAlpha) continue;
+    const double gradient = parts[next++];
+    slots_[i].gradient = at::full_like(optimizer_.tensors()[i].value, gradient);
     parts[0] += gradient * gradient;
   }
   return {std::sqrt(parts[0]), std::sqrt(parts[1]), std::sqrt(parts[2])};
@@ -187,8 +213,9 @@ StepReport TrainStep::update(double learning_rate) {
   for (std::size_t i = 0; i < slots_.size(); ++i) {
     if (slots_[i].kind != Kind::kMaster) continue;
     QuantizedWeight& weight = model_.weights()[slots_[i].weight];
-    report.counts += weight.update(optimizer_.rule(i), optimizer_.first_moment(i), optimizer_.second_moment(i));
+    weight.update(optimizer_.rule(i), optimizer_.first_moment(i), optimizer_.second_moment(i));
   }
+  report.counts = QuantizedWeight::last_counts(model_.weights());
   if (weights_) {
     weights_->run();
     const auto count = [](std::int64_t number) { return static_cast<double>(number); };

@@ -2,6 +2,7 @@
 
 #include <ATen/Parallel.h>
 #include <ATen/ops/empty.h>
+#include <ATen/ops/stack.h>
 #include <ATen/record_function.h>
 
 #include <cmath>
@@ -52,18 +53,19 @@ Schedule schedule(const TrainConfig& config, std::int64_t steps) {
 }
 
 // With its products chosen, which frees the dequantized weights before moments and gradients are made.
-QuantizedModel start_model(const TrainConfig& config, const ModelSource& source, NumericTypes types) {
+QuantizedModel start_model(const TrainConfig& config, const ModelSource& source, NumericTypes types, at::Device device) {
   QuantizedModel model(source, types.master, quantization_settings(config.quantization),
                        starts_from_stored_scales(config.quantization, source));
   model.model().set_compute_dtype(types.compute);
   model.set_code_products(types.products);
+  if (!device.is_cpu()) model.move_to(device);
   return model;
 }
 
 class Run {
  public:
   Run(const TrainConfig& config, const TrainerCallbacks& callbacks, Communicator& communicator, const ModelSource& source,
-      const Tokenizer& tokenizer, const std::vector<WeightedStream>& tokens, NumericTypes types)
+      const Tokenizer& tokenizer, const std::vector<WeightedStream>& tokens, NumericTypes types, at::Device device)
       : config_(config),
         callbacks_(callbacks),
         communicator_(communicator),
@@ -72,7 +74,7 @@ class Run {
         loader_(tokens, loader_options(config, communicator)),
         total_steps_(total_steps(config, loader_.blocks_per_epoch())),
         schedule_(schedule(config, total_steps_)),
-        model_(start_model(config, source, types)),
+        model_(start_model(config, source, types, device)),
         step_(model_, train_step_options(config), communicator),
         batch_(at::empty({config.train.micro_batch_size, config.data.sequence_length}, at::kLong)),
         checkpoints_(communicator, {model_, step_.optimizer(), tokenizer_, to_yaml(config_)}, config.train.save_in_background,
@@ -119,6 +121,7 @@ class Run {
                          "choose a teacher with the same tokenizer"});
     }
     teacher_model_->set_compute_dtype(types.compute);
+    if (!model_.model().device().is_cpu()) teacher_model_->move_to(model_.model().device());
     teacher_ = {&*teacher_model_, config_.distillation.weight, config_.distillation.temperature};
   }
 
@@ -160,14 +163,19 @@ class Run {
     const double scale = 1.0 / static_cast<double>(config_.train.gradient_accumulation_steps);
     const std::int64_t micro_batches = config_.train.gradient_accumulation_steps / communicator_.ranks();
     const Teacher* const teacher = teacher_.model != nullptr ? &teacher_ : nullptr;
-    StepLoss own;
+    std::vector<at::Tensor> losses;  // looked at when all work is under way
     for (std::int64_t i = 0; i < micro_batches; ++i) {
       if (communicator_.ranks() == 1 && stop_requested()) return std::nullopt;
       read_batch();
       const HeadLoss loss =
           i + 1 < micro_batches ? step_.accumulate(batch_, scale, teacher) : step_.accumulate_last(batch_, scale, teacher);
-      own.loss += scale * loss.loss;
-      own.cross_entropy += scale * loss.cross_entropy;
+      losses.push_back(loss.losses);
+    }
+    StepLoss own;
+    const at::Tensor all = at::stack(losses).cpu();
+    for (std::int64_t i = 0; i < micro_batches; ++i) {
+      own.loss += scale * all[i][0].item<double>();
+      own.cross_entropy += scale * all[i][1].item<double>();
     }
     return of_all_ranks(own, step_start);
   }
@@ -296,6 +304,9 @@ void report(const MemoryEstimate& estimate, const LogCallback& log) {
 }
 
 void check_ranks(const TrainConfig& config, const Communicator& communicator) {
+  if (communicator.ranks() > 1 && config.train.device == TrainConfig::Device::kCuda) {
+    throw ConfigError({"train.device", "cuda with several ranks", "one rank on a GPU, or several on CPUs", "start one process"});
+  }
   if (config.train.gradient_accumulation_steps % communicator.ranks() == 0) return;
   throw ConfigError(
       {"train.gradient_accumulation_steps",
@@ -319,9 +330,10 @@ std::vector<WeightedStream> open_tokens(const TrainConfig& config, const Trainer
 TrainOutcome train_rank(const TrainConfig& config, const TrainerCallbacks& callbacks, Communicator& communicator) {
   require_same_config(communicator, config);
   check_ranks(config, communicator);
+  const at::Device device = open_device(config.train);
   if (config.train.threads > 0) at::set_num_threads(static_cast<int>(config.train.threads));
   std::vector<std::string> notices;
-  const NumericTypes types = numeric_types(config.train.precision, config.train.compute, notices);
+  const NumericTypes types = numeric_types(config.train.precision, config.train.compute, config.train.device, notices);
   require_same(communicator, "train.precision", at::toString(types.compute));  // `auto` depends on the machine
   for (const std::string& notice : notices) {
     if (callbacks.log) callbacks.log(LogLevel::kInfo, notice);
@@ -334,11 +346,11 @@ TrainOutcome train_rank(const TrainConfig& config, const TrainerCallbacks& callb
   if (tokens.empty()) return TrainOutcome::kInterrupted;
   require_same_data(communicator, tokens);
   const MemoryEstimate estimate = estimate_memory(source->config(), config, resident_memory(), communicator.ranks());
-  report(estimate, callbacks.log);
-  Run run(config, callbacks, communicator, *source, tokenizer, tokens, types);
+  if (device.is_cpu()) report(estimate, callbacks.log);
+  Run run(config, callbacks, communicator, *source, tokenizer, tokens, types, device);
   source.reset();  // a mapped model file counts as memory of this process
   const TrainOutcome outcome = run.run();
-  if (callbacks.log) callbacks.log(LogLevel::kInfo, describe_peak(peak_memory(), estimate));
+  if (callbacks.log && device.is_cpu()) callbacks.log(LogLevel::kInfo, describe_peak(peak_memory(), estimate));
   communicator.barrier();  // rank 0 stays until the others need it no longer
   return outcome;
 }

@@ -158,7 +158,7 @@ void compare_trace(const std::string& name, const Json& expected, const std::vec
     double loss = 0.0;
     for (std::int64_t micro = 0; micro < kMicroBatches; ++micro) {
       const std::int64_t first = (static_cast<std::int64_t>(s) * kMicroBatches + micro) * kTokensPerMicroBatch;
-      loss += step.accumulate(batch(ids, first, kTokensPerMicroBatch), 1.0 / kMicroBatches).loss / kMicroBatches;
+      loss += step.accumulate(batch(ids, first, kTokensPerMicroBatch), 1.0 / kMicroBatches).loss() / kMicroBatches;
     }
     if (s == 0) compare_first_norms(expected.at("first_step_grad_norms"), step, limit, comparison);
     comparison.check("loss of step " + std::to_string(s + 1), loss, losses[s], limit.losses[s]);

@@ -68,7 +68,7 @@ void expect_to_start(const Recipe& recipe, const ModelConfig& shape) {
   for (int i = 0; i < 2; ++i) {
     const at::Tensor ids = at::randint(shape.vocab_size, {1, 16}, at::kLong);
     const HeadLoss loss = step.accumulate(ids, 1.0);
-    EXPECT_NEAR(loss.loss, untrained_loss(shape), 1.0);
+    EXPECT_NEAR(loss.loss(), untrained_loss(shape), 1.0);
     step.update(config.train.learning_rate);
   }
 }

@@ -44,8 +44,8 @@ TEST(LogitLossTest, CrossEntropyAndLogProbs) {
   at::Tensor exact = found.to(at::kDouble);
   expect_near_norm(target_log_probs(found, targets), target_log_probs_ref(exact, targets), kError + 2 * kLargest * 2 * kRoundoff);
   const double largest = at::softmax(exact, 1).max().item<double>();
-  const double loss = cross_entropy_in_place_ref(exact, targets, 0.25);
-  EXPECT_NEAR(cross_entropy_in_place(found, targets, 0.25), loss, static_cast<double>(kLossRows) * kError);
+  const double loss = cross_entropy_in_place_ref(exact, targets, 0.25).item<double>();
+  EXPECT_NEAR(cross_entropy_in_place(found, targets, 0.25).item<double>(), loss, static_cast<double>(kLossRows) * kError);
   expect_near_norm(found, exact, 0.25 * (kError * largest + kRoundoff));
 }
 
@@ -57,12 +57,13 @@ TEST(LogitLossTest, DistilledLoss) {
   const double largest = at::maximum(at::softmax(exact, 1).max(), at::softmax(teacher.to(at::kDouble) / 2.0, 1).max()).item<double>();
   const DistilledLoss expected = distilled_loss_in_place_ref(exact, targets, teacher.to(at::kDouble), 0.4, 2.0, 0.25);
   const DistilledLoss result = distilled_loss_in_place(found, targets, teacher, 0.4, 2.0, 0.25);
-  EXPECT_NEAR(result.cross_entropy, expected.cross_entropy, static_cast<double>(kLossRows) * kError);
+  EXPECT_NEAR(result.cross_entropy.item<double>(), expected.cross_entropy.item<double>(), static_cast<double>(kLossRows) * kError);
   // A logarithm of the two probabilities' ratio is at most 2 * kLargest here.
-  EXPECT_NEAR(result.divergence, expected.divergence, static_cast<double>(kLossRows) * 4.0 * (2 * kError + 2 * kLargest * 2 * kError));
+  EXPECT_NEAR(result.divergence.item<double>(), expected.divergence.item<double>(),
+              static_cast<double>(kLossRows) * 4.0 * (2 * kError + 2 * kLargest * 2 * kError));
   // Three probabilities, the softened ones below those at temperature 1, with factors 0.6, 0.4 * 2 and 0.4 * 2.
   expect_near_norm(found, exact, 0.25 * (2.2 * largest * kError + 4 * kRoundoff));
-  EXPECT_GT(expected.divergence, 1.0);
+  EXPECT_GT(expected.divergence.item<double>(), 1.0);
 }
 
 }  // namespace

@@ -84,7 +84,7 @@ class ModelFamilyTest : public ::testing::TestWithParam<const char*> {
     expect_log_probs(model, ids, expected.at("log_probs"), tolerance);
     const HeadLoss loss = forward_backward(model, ids, 1.0, Recompute::kNone);
     const double expected_loss = expected.at("loss").get<double>();
-    EXPECT_NEAR(loss.loss, expected_loss, tolerance * expected_loss);
+    EXPECT_NEAR(loss.loss(), expected_loss, tolerance * expected_loss);
     expect_gradients(model, tolerance + kStoredTolerance);
   }
 
@@ -156,8 +156,8 @@ TEST_P(GgufFamilyTest, TheConfigurationIsThatOfTheFolder) {
 INSTANTIATE_TEST_SUITE_P(Families, GgufFamilyTest, ::testing::Values("llama3", "qwen2", "qwen3", "smollm3"),
                          [](const auto& test) { return std::string(test.param); });
 
-// Configurations of published models and their numbers of parameters (tied heads counted once). Those of Llama 3.2 and Qwen3 0.6B agree with
-// public copies of the files; the others were written down without the files at hand, so for them only the sum is proved.
+// Configurations of published models and their numbers of parameters (tied heads counted once). Those of Llama 3.2 and Qwen3 0.6B agree
+// with public copies of the files; the others were written down without the files at hand, so for them only the sum is proved.
 TEST(PublishedModelsTest, TheirConfigurationsLoadWithTheStatedNumberOfParameters) {
   const Json models = Json::parse(read_text_file(kFolder.parent_path() / "published_configs.json"));
   EXPECT_EQ(models.size(), 10U);

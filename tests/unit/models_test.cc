@@ -167,8 +167,8 @@ TEST_F(ModelsTest, ChunkedLossAndGradientsAreThoseOfAutograd) {
   const at::Tensor values = at::linear(leaf.narrow(1, 0, 149).reshape({-1, 64}), head);
   const at::Tensor loss = at::cross_entropy_loss(values, ids.narrow(1, 1, 149).reshape({-1}));
   (0.25 * loss).backward();
-  EXPECT_NEAR(found.loss, loss.item<double>(), kDoubleTolerance * 10);
-  EXPECT_EQ(found.loss, found.cross_entropy);
+  EXPECT_NEAR(found.loss(), loss.item<double>(), kDoubleTolerance * 10);
+  EXPECT_EQ(found.loss(), found.cross_entropy());
   EXPECT_LT(relative_difference(found.hidden_gradient, leaf.grad()), kDoubleTolerance);
   EXPECT_LT(relative_difference(model.head().grad(), head.grad()), kDoubleTolerance);
   const at::Tensor log_probs = token_log_probs(model, hidden, ids);
@@ -192,8 +192,8 @@ TEST_F(ModelsTest, DistilledLossAndGradientsAreThoseOfAutograd) {
       at::kl_div(at::log_softmax(values / 2.0, 1), at::log_softmax(teacher_values / 2.0, 1), at::Reduction::Sum, true) / values.size(0);
   const at::Tensor loss = 0.7 * cross_entropy + 0.3 * 4.0 * divergence;
   loss.backward();
-  EXPECT_NEAR(found.loss, loss.item<double>(), kDoubleTolerance * 10);
-  EXPECT_NEAR(found.cross_entropy, cross_entropy.item<double>(), kDoubleTolerance * 10);
+  EXPECT_NEAR(found.loss(), loss.item<double>(), kDoubleTolerance * 10);
+  EXPECT_NEAR(found.cross_entropy(), cross_entropy.item<double>(), kDoubleTolerance * 10);
   EXPECT_LT(relative_difference(found.hidden_gradient, leaf.grad()), kDoubleTolerance);
 }
 

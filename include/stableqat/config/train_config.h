@@ -20,6 +20,7 @@ struct TrainConfig {
   enum class Scheduler { kCosine, kLinear, kConstant };
   enum class Precision { kAuto, kFloat32, kBfloat16, kFloat16, kFloat64 };
   enum class Compute { kAuto, kFloat, kInt8x2 };
+  enum class Device { kCpu, kCuda };
   enum class Recompute { kNone, kSelective, kBlock };
   enum class Moments { kFloat, kBfloat16 };
   enum class StoredScales { kAuto, kUse, kIgnore };
@@ -85,6 +86,7 @@ struct TrainConfig {
     Moments moments = Moments::kFloat;
     double max_grad_norm = 1.0;  // 0 = no clipping
     std::int64_t seed = 42;
+    Device device = Device::kCpu;
     Precision precision = Precision::kAuto;
     Compute compute = Compute::kAuto;
     Recompute recompute = Recompute::kNone;

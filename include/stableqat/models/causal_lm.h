@@ -64,11 +64,15 @@ class CausalLm {
   using LinearVisitor = std::function<void(const std::string& name, Linear& layer)>;
   void visit_linears(const LinearVisitor& f);
 
+  // Moves the parameters to a GPU, where they become other leaves. Those that are there stay.
+  void move_to(at::Device device);
+  at::Device device() const { return embedding_.device(); }
+
   // The type of activations and products; weights keep theirs. Call refresh_compute_copies() after weights changed.
   void set_compute_dtype(at::ScalarType dtype);
   void refresh_compute_copies();
 
-  // ids [B, T] int64 -> [B, T, C]
+  // ids [B, T] int64, on the CPU or where the model is -> [B, T, C]
   at::Tensor embed(const at::Tensor& ids) const;
   // Rotations for positions first..first+T-1, the same for all layers.
   RopeTable rope(std::int64_t first, std::int64_t tokens) const;

@@ -13,6 +13,8 @@ namespace stableqat {
 
 // Rows of logits that are alive at once: 256 x 49152 fp32 are 50 MB, and wider products are not faster.
 inline constexpr std::int64_t kHeadChunkRows = 256;
+// On a GPU, whose products like more of them.
+inline constexpr std::int64_t kGpuHeadChunkRows = 2048;
 
 // log p(ids[b, t+1] | ids[b, 0..t]) for t = 0..T-2. hidden [B, T, C] after the final norm, ids [B, T] -> [B, T-1], float64 in a float64
 // model, else float32. No gradient is recorded.
@@ -47,9 +49,12 @@ struct Distillation {
 
 // Means over the B*(T-1) predicted tokens, in nats.
 struct HeadLoss {
-  double loss = 0.0;           // what is minimized
-  double cross_entropy = 0.0;  // the data loss alone
+  at::Tensor losses;           // [2] float64, where the model is: what is minimized; the data loss alone
   at::Tensor hidden_gradient;  // [B, T, C]: d(gradient_scale * loss) / d hidden
+
+  // These wait for a GPU.
+  double loss() const { return losses[0].item<double>(); }
+  double cross_entropy() const { return losses[1].item<double>(); }
 };
 
 // Loss and gradients in one pass: the gradient of the head's weight is added to its .grad, that of `hidden` is returned. `hidden` [B, T, C]

@@ -55,8 +55,12 @@ class QuantizedModel {
   // 15 bits then. Weights must not change afterwards. Does nothing while set_code_products() is kOff.
   void pack_for_decoding();
 
+  // Moves all parameters to a GPU; those of model() become other leaves. After set_compute_dtype(), before there are gradients; products
+  // must be kOff. Throws EnvironmentError without our kernels for it.
+  void move_to(at::Device device);
+
   // Quantizes all weights anew and refreshes the model's compute copies. Call after masters or scales changed.
-  kernels::QuantizeCounts quantize();
+  void quantize();
   // The second half alone: what products read besides the weights themselves. Call after weights were quantized one by one.
   void refresh_products();
 

@@ -7,9 +7,11 @@
 
 #include <cstdint>
 #include <optional>
+#include <span>
 #include <string>
 
 #include "stableqat/base/row_range.h"
+#include "stableqat/kernels/cuda.h"
 #include "stableqat/kernels/update.h"
 #include "stableqat/quant/quantizer_spec.h"
 
@@ -23,8 +25,9 @@ namespace stableqat {
 // Where several ranks train one model, each keeps the masters and scales of some rows only (keep_rows()), and takes codes and steps of the
 // others from the ranks that train them. Codes, steps and dequantized() are whole everywhere.
 //
-// Tensors are dense CPU tensors, all of the master's dtype (float32 or float64) but the codes. Move-only. Not thread-safe; the kernels use
-// OpenMP threads inside. Results do not depend on the number of threads.
+// Tensors are dense, all of the master's dtype (float32 or float64) but the codes, and on the CPU unless move_to() was called. Move-only.
+// Not thread-safe; the CPU kernels use OpenMP threads inside. Results do not depend on the number of threads. On a GPU the functions below
+// put work into its queue and return, unless they return numbers.
 class QuantizedWeight {
  public:
   static constexpr double kInitialAlpha = 0.2;
@@ -41,13 +44,24 @@ class QuantizedWeight {
   // Sets scale() from the master by spec().scale_init.
   void initialize_scale();
 
-  // master, scale -> codes and dequantized weight, in place. Counts: codes changed since the previous call (0 on the first), weights
-  // outside the quantizer's range. Also kept in last_counts().
-  kernels::QuantizeCounts quantize();
-  const kernels::QuantizeCounts& last_counts() const noexcept { return counts_; }
+  // Moves all tensors but alpha() to a GPU. dequantized() becomes another leaf; where `product_type` (float32, bfloat16) is not the
+  // master's type it has no values, and product() has them. Once, for float32 masters, before there is a gradient. Throws EnvironmentError
+  // without our kernels.
+  void move_to(at::Device device, at::ScalarType product_type);
 
-  // [N, M], codes * step: a leaf that requires grad. Its storage stays the same unless keep_dequantized() is called.
+  // master, scale -> codes and dequantized weight, in place.
+  void quantize();
+
+  // Of the last quantize() or update(): codes that it changed (0 for the first), weights outside the quantizer's range.
+  kernels::QuantizeCounts last_counts() const;
+  // Sums over weights on the same device, which is waited for once.
+  static kernels::QuantizeCounts last_counts(std::span<const QuantizedWeight> weights);
+
+  // [N, M], codes * step: a leaf that requires grad. Its storage stays the same unless keep_dequantized() or move_to() is called.
   const at::Tensor& dequantized() const noexcept { return dequantized_; }
+
+  // [N, M], codes * step rounded to the product type of move_to(); undefined where that is the master's.
+  const at::Tensor& product() const noexcept { return product_; }
 
   // Whether dequantized() has values, as it does at first. Those who multiply with codes() and step() can do without: it is then only the
   // leaf whose gradient accumulates, and reads as NaN.
@@ -70,22 +84,22 @@ class QuantizedWeight {
   };
 
   // The plain form, for tests: the accumulated gradient of dequantized() (none = zero) mapped to gradients of master, scale and alpha. Like
-  // the functions below it maps with the scale and alpha of the last quantization, and the present master. Changes nothing.
+  // the functions below it maps with the scale and alpha of the last quantization, and the present master. Changes nothing. CPU only.
   Gradients map_gradient() const;
 
   // What clipping and the optimizer need to know of those gradients.
   struct GradientSums {
-    double master_squares = 0;  // squared norm of the master's gradient; not finite when a gradient is not
+    at::Tensor master_squares;  // [] float64: squared norm of the master's gradient; not finite when a gradient is not
     at::Tensor scale;           // [N, G]
-    at::Tensor alpha;           // [1]; undefined unless DSQ
+    at::Tensor alpha;           // [1], on the gradient's device; undefined unless DSQ
   };
 
   // Pass one over the accumulated gradient. Changes nothing but a gradient that is missing or not dense, which becomes a dense one.
   GradientSums gradient_sums();
 
   // Pass two: maps the gradient again, moves the master and its moments `first` and `second` (dense, of the master's shape; both of its
-  // type or both bfloat16), quantizes with the present scale(), and sets the accumulated gradient to zero. Counts as quantize() does.
-  kernels::QuantizeCounts update(const kernels::AdamWRule& adamw, const at::Tensor& first, const at::Tensor& second);
+  // type or, on the CPU, both bfloat16), quantizes with the present scale(), and sets the accumulated gradient to zero.
+  void update(const kernels::AdamWRule& adamw, const at::Tensor& first, const at::Tensor& second);
 
   // Sets the accumulated gradient to zero; its memory is there from then on.
   void clear_gradient();
@@ -106,7 +120,8 @@ class QuantizedWeight {
   const at::Tensor& codes() const noexcept { return codes_; }
   // [N, G], new tensor: w_q = code * step, exactly. What exporters write as the scale (fp16 values when spec().fp16_scales).
   at::Tensor step() const;
-  // [own_rows().count, G], new tensor: the scale that x = w / scale uses: max(scale, 1e-5), moved with the step to the fp16 grid.
+  // [own_rows().count, G], new tensor on the CPU: the scale that x = w / scale uses: max(scale, 1e-5), moved with the step to the fp16
+  // grid.
   at::Tensor effective_scale() const;
 
  private:
@@ -118,7 +133,14 @@ class QuantizedWeight {
   T* dequantized_values() const;  // null when they are not kept
   std::int64_t segment_length() const { return columns() / scales_per_row(); }
   at::Tensor own_steps() const;
-  kernels::QuantizeCounts quantized(kernels::QuantizeCounts counts);
+  void quantize_on_gpu();
+  GradientSums gradient_sums_on_gpu();
+  void update_on_gpu(const kernels::AdamWRule& adamw, const at::Tensor& first, const at::Tensor& second);
+  // Where the GPU's kernels put w_q, and the counts, set to zero.
+  kernels::cuda::DequantizedOutput gpu_output() const;
+  kernels::cuda::CountsPointer cleared_gpu_counts();
+  // After a quantization: what it used is kept.
+  void quantized();
 
   QuantizerSpec spec_;
   kernels::QuantRule rule_;
@@ -132,7 +154,9 @@ class QuantizedWeight {
   at::Tensor codes_;
   at::Tensor steps_;  // [N, G] once there are rows of other ranks
   at::Tensor dequantized_;
+  at::Tensor product_;
   kernels::QuantizeCounts counts_;
+  at::Tensor gpu_counts_;  // [2] int64: the same, where the weight is on a GPU
   bool quantized_once_ = false;
 };
 

@@ -17,14 +17,14 @@ struct AdamWOptions {
   double beta2 = 0.999;
   double epsilon = 1e-8;
   double weight_decay = 0.0;
-  bool moments_in_bf16 = false;  // rounded at random, see kernels/adamw_math.h; else of the value's type
+  bool moments_in_bf16 = false;  // CPU: rounded at random, see kernels/adamw_math.h; else of the value's type
   std::uint32_t seed = 0;        // of that rounding
 };
 
 // A tensor that is trained, or the rows of one that this rank trains. `value` is shared with its owner.
 struct TrainedTensor {
   std::string name;
-  at::Tensor value;  // [rows.count, ...], contiguous, float32 or float64; changed in place
+  at::Tensor value;  // [rows.count, ...], contiguous, float32, or float64 on the CPU; changed in place
   double learning_rate_ratio = 1.0;
   bool decay = false;  // takes part in weight decay
   RowRange rows = {};  // which rows of the whole tensor these are, for checkpoints

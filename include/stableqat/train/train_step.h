@@ -84,6 +84,8 @@ class TrainStep {
   RowRange own_rows(const at::Tensor& tensor) const;
   // Fills the slots' gradients.
   GradientNorms measure_gradients();
+  // `squares` in step with the slots.
+  GradientNorms norms_of(const std::vector<double>& squares);
 
   QuantizedModel& model_;
   TrainStepOptions options_;

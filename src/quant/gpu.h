@@ -1,0 +1,38 @@
+// The kernels for tensors on a GPU.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include "stableqat/base/error.h"
+#include "stableqat/kernels/cuda.h"
+
+namespace stableqat::gpu {
+
+// LibTorch's own stream as long as nobody sets another, and nobody here does.
+inline constexpr kernels::cuda::Stream kStream = nullptr;
+
+inline const kernels::cuda::CudaKernels& kernels() {
+  const kernels::cuda::CudaBackend& backend = kernels::cuda::cuda_backend();
+  if (backend.kernels != nullptr) return *backend.kernels;
+  throw EnvironmentError({"CUDA kernels", backend.reason, "libstableqat_cuda.so beside the program, a driver and a GPU",
+                          "docs/cuda.md says how to build it; or train on the CPU (train.device cpu)"});
+}
+
+// Of a launch.
+inline void check(kernels::cuda::Status status) {
+  if (status == nullptr) return;
+  throw EnvironmentError({"CUDA kernel", status, "a launch without an error", "report it with the GPU's name and the command line"});
+}
+
+inline bool is_on(const at::Tensor& tensor) { return !tensor.device().is_cpu(); }
+
+// Whether there are kernels for it.
+inline bool takes(const at::Tensor& tensor) {
+  return is_on(tensor) && (tensor.scalar_type() == at::kFloat || tensor.scalar_type() == at::kBFloat16);
+}
+
+inline kernels::cuda::ElementType element_type(const at::Tensor& tensor) {
+  return tensor.scalar_type() == at::kBFloat16 ? kernels::cuda::ElementType::kBFloat16 : kernels::cuda::ElementType::kFloat;
+}
+
+}  // namespace stableqat::gpu

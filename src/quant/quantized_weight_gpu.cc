@@ -1,0 +1,97 @@
+// QuantizedWeight on a GPU.
+#include <ATen/TensorOperators.h>
+#include <ATen/core/grad_mode.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/empty_like.h>
+#include <ATen/ops/full.h>
+#include <ATen/ops/stack.h>
+#include <ATen/ops/zeros.h>
+
+#include <limits>
+#include <vector>
+
+#include "quant/gpu.h"
+#include "quant/tensor_dispatch.h"
+#include "stableqat/quant/quantized_weight.h"
+
+namespace stableqat {
+
+void QuantizedWeight::move_to(at::Device device, at::ScalarType product_type) {
+  const at::NoGradGuard no_grad;
+  gpu::kernels();
+  if (master_.scalar_type() != at::kFloat) {
+    throw ConfigError(
+        {name_, at::toString(master_.scalar_type()) + std::string(" masters on a GPU"), "float32", "use train.precision auto"});
+  }
+  // Not alpha, which kernels take by value.
+  for (at::Tensor* tensor : {&master_, &scale_, &scale_in_use_, &codes_, &steps_}) {
+    if (tensor->defined()) *tensor = tensor->to(device);
+  }
+  gpu_counts_ = at::zeros({2}, codes_.options().dtype(at::kLong));
+  if (product_type == master_.scalar_type()) {
+    dequantized_ = dequantized_.detach().to(device).contiguous().requires_grad_();
+    return;
+  }
+  product_ = dequantized_.detach().to(device).to(product_type).contiguous();
+  const double no_value = std::numeric_limits<double>::quiet_NaN();
+  dequantized_ = at::full({1, 1}, no_value, master_.options()).expand(codes_.sizes()).detach().requires_grad_();
+}
+
+kernels::cuda::DequantizedOutput QuantizedWeight::gpu_output() const {
+  const at::Tensor& output = product_.defined() ? product_ : dequantized_;
+  return {gpu::element_type(output), output.mutable_data_ptr()};
+}
+
+kernels::cuda::CountsPointer QuantizedWeight::cleared_gpu_counts() {
+  gpu_counts_.zero_();
+  return reinterpret_cast<kernels::cuda::CountsPointer>(gpu_counts_.mutable_data_ptr<std::int64_t>());
+}
+
+void QuantizedWeight::quantize_on_gpu() {
+  const at::NoGradGuard no_grad;
+  gpu::check(gpu::kernels().quantize(gpu::kStream, rule_, scale_.numel(), segment_length(), master_.const_data_ptr<float>(),
+                                     scale_.const_data_ptr<float>(), own_codes(), gpu_output(), cleared_gpu_counts()));
+}
+
+QuantizedWeight::GradientSums QuantizedWeight::gradient_sums_on_gpu() {
+  const at::NoGradGuard no_grad;
+  const at::TensorOptions doubles = scale_.options().dtype(at::kDouble);
+  const at::Tensor squares = at::empty({scale_.numel()}, doubles);
+  const at::Tensor alphas = rule_.is_soft ? at::empty({scale_.numel()}, doubles) : at::Tensor();
+  GradientSums result{{}, at::empty_like(scale_), {}};
+  gpu::check(gpu::kernels().surrogate_sums(gpu::kStream, rule_, arrays<float>(), spec_.scale_gradient_factor(codes_.numel()),
+                                           squares.mutable_data_ptr<double>(), result.scale.mutable_data_ptr<float>(),
+                                           rule_.is_soft ? alphas.mutable_data_ptr<double>() : nullptr));
+  result.master_squares = squares.sum();
+  if (rule_.is_soft) result.alpha = alphas.sum().to(at::kFloat).view({1});
+  return result;
+}
+
+void QuantizedWeight::update_on_gpu(const kernels::AdamWRule& adamw, const at::Tensor& first, const at::Tensor& second) {
+  const at::NoGradGuard no_grad;
+  gpu::check(gpu::kernels().update_quantized(gpu::kStream, rule_, adamw, arrays<float>(),
+                                             {.first = first.mutable_data_ptr<float>(),
+                                              .second = second.mutable_data_ptr<float>(),
+                                              .scale = scale_.const_data_ptr<float>(),
+                                              .codes = own_codes(),
+                                              .dequantized = nullptr},
+                                             gpu_output(), cleared_gpu_counts()));
+}
+
+kernels::QuantizeCounts QuantizedWeight::last_counts(std::span<const QuantizedWeight> weights) {
+  kernels::QuantizeCounts sum;
+  std::vector<at::Tensor> on_gpu;
+  for (const QuantizedWeight& weight : weights) {
+    if (weight.gpu_counts_.defined()) {
+      on_gpu.push_back(weight.gpu_counts_);
+    } else {
+      sum += weight.counts_;
+    }
+  }
+  if (on_gpu.empty()) return sum;
+  const at::Tensor counts = at::stack(on_gpu).sum(0).cpu();
+  sum += {counts.const_data_ptr<std::int64_t>()[0], counts.const_data_ptr<std::int64_t>()[1]};
+  return sum;
+}
+
+}  // namespace stableqat

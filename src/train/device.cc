@@ -1,0 +1,39 @@
+#include <ATen/Context.h>
+#include <dlfcn.h>
+
+#include "quant/gpu.h"
+#include "stableqat/base/error.h"
+#include "stableqat/train/settings.h"
+
+namespace stableqat {
+
+namespace {
+
+// LibTorch asks for its CUDA part only once; so this comes before anything that asks.
+void open_libtorch_cuda() {
+  // Never closed: it registers operators.
+  if (dlopen("libtorch_cuda.so", RTLD_NOW | RTLD_GLOBAL) == nullptr) {
+    const char* text = dlerror();
+    throw EnvironmentError({"libtorch_cuda.so", text != nullptr ? text : "cannot be opened",
+                            "LibTorch's CUDA part, of the version of the CPU part",
+                            "put the lib folder of a whole LibTorch into LD_LIBRARY_PATH, or use train.device cpu"});
+  }
+  if (!at::globalContext().hasCUDA()) {
+    throw EnvironmentError(
+        {"LibTorch", "no CUDA device that it can use", "a driver and a GPU", "check nvidia-smi, or use train.device cpu"});
+  }
+}
+
+}  // namespace
+
+at::Device open_device(const TrainConfig::Train& config) {
+  if (config.device == TrainConfig::Device::kCpu) return at::kCPU;
+  if (config.moments == TrainConfig::Moments::kBfloat16) {
+    throw ConfigError({"train.moments", "bfloat16 on a GPU", "float", "leave train.moments out, or use train.device cpu"});
+  }
+  gpu::kernels();
+  open_libtorch_cuda();
+  return at::Device(at::kCUDA, 0);
+}
+
+}  // namespace stableqat
