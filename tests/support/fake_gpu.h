@@ -1,0 +1,15 @@
+// A GPU for tests on machines that have none: a LibTorch device whose memory is host memory and whose operators are the CPU's.
+//
+// As with CUDA, an operator throws c10::Error when its tensors are on different devices; only CPU tensors without dimensions may be mixed
+// in, and copy_() and to() are the way across. Backward runs in a thread of the device. data_ptr() is a host pointer, so that the kernels
+// of cuda_on_host.cc work on such tensors. Results are the CPU's bit for bit.
+#pragma once
+
+#include <c10/core/Device.h>
+
+namespace stableqat::testing {
+
+// The device; the first call registers it with LibTorch (as PrivateUse1, "fake_gpu") for the rest of the process. Thread-safe.
+at::Device fake_gpu();
+
+}  // namespace stableqat::testing
