@@ -27,4 +27,5 @@ function(stableqat_use_fake_gpu target properties)
   set(${properties} ENVIRONMENT_MODIFICATION "LD_LIBRARY_PATH=path_list_prepend:${stableqat_cuda_on_host_folder}" PARENT_SCOPE)
 endfunction()
 
-stableqat_test(fake_gpu_test FAKE_GPU SOURCES unit/fake_gpu_test.cc LINK stableqat::quant)
+stableqat_test(fake_gpu_test FAKE_GPU SOURCES unit/cuda_on_host_test.cc unit/fake_gpu_test.cc unit/kernels_cuda_test.cc LINK stableqat::quant)
+target_include_directories(fake_gpu_test PRIVATE "${PROJECT_SOURCE_DIR}/src")

@@ -94,4 +94,9 @@ at::Device fake_gpu() {
   return device;
 }
 
+namespace {
+// Before main(), because the first backward of a process, of CPU tensors too, starts the threads of all devices there are, and no more.
+[[maybe_unused]] const at::Device registered = fake_gpu();
+}  // namespace
+
 }  // namespace stableqat::testing

@@ -9,7 +9,7 @@
 
 namespace stableqat::testing {
 
-// The device; the first call registers it with LibTorch (as PrivateUse1, "fake_gpu") for the rest of the process. Thread-safe.
+// The device, PrivateUse1 by the name of "fake_gpu". A program that calls this has it from its start. Thread-safe.
 at::Device fake_gpu();
 
 }  // namespace stableqat::testing

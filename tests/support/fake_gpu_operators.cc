@@ -7,6 +7,9 @@
 #include <c10/core/CPUAllocator.h>
 #include <torch/library.h>
 
+#include <algorithm>
+#include <iterator>
+#include <optional>
 #include <utility>
 #include <vector>
 
@@ -176,12 +179,23 @@ at::Tensor copy_from_and_resize(const at::Tensor& from, const at::Tensor& to) {
 }  // namespace
 
 void register_fake_gpu_operators() {
-  constexpr auto kKey = c10::DispatchKey::PrivateUse1;
-  static auto* const fallback = new torch::Library(torch::Library::IMPL, "_", kKey, __FILE__, __LINE__);
+  using c10::DispatchKey;
+  static auto* const fallback = new torch::Library(torch::Library::IMPL, "_", DispatchKey::PrivateUse1, __FILE__, __LINE__);
   fallback->fallback(torch::CppFunction::makeFromBoxedFunction<&call_on_one_device>());
-  static auto* const operators = new torch::Library(torch::Library::IMPL, "aten", kKey, __FILE__, __LINE__);
+  static auto* const operators = new torch::Library(torch::Library::IMPL, "aten", DispatchKey::PrivateUse1, __FILE__, __LINE__);
   operators->impl("_copy_from", copy_from);
   operators->impl("_copy_from_and_resize", copy_from_and_resize);
+  // Where the CPU has a kernel besides a general definition (silu_backward), a fallback would not be asked, and results would not be the
+  // CPU's.
+  constexpr DispatchKey kGeneral[] = {DispatchKey::CompositeImplicitAutograd, DispatchKey::CompositeExplicitAutograd,
+                                      DispatchKey::CompositeExplicitAutogradNonFunctional};
+  c10::Dispatcher& dispatcher = c10::Dispatcher::singleton();
+  for (const c10::OperatorName& name : dispatcher.getAllOpNames()) {
+    const std::optional<c10::OperatorHandle> op = name.getNamespace() == "aten" ? dispatcher.findOp(name) : std::nullopt;
+    if (!op.has_value() || !op->hasKernelForDispatchKey(DispatchKey::CPU)) continue;
+    if (std::none_of(std::begin(kGeneral), std::end(kGeneral), [&](DispatchKey key) { return op->hasKernelForDispatchKey(key); })) continue;
+    operators->impl(toString(name).c_str(), torch::CppFunction::makeFromBoxedFunction<&call_on_one_device>());
+  }
 }
 
 }  // namespace stableqat::testing
