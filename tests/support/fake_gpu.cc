@@ -7,7 +7,9 @@
 #include <c10/core/impl/DeviceGuardImplInterface.h>
 #include <torch/library.h>
 
+#include <cstdint>
 #include <cstring>
+#include <optional>
 
 #include "fake_gpu_operators.h"
 
@@ -43,6 +45,7 @@ class DeviceGuard final : public c10::impl::DeviceGuardImplInterface {
   c10::Stream getStreamFromGlobalPool(c10::Device /*device*/, bool /*high_priority*/) const override { return stream(); }
   c10::Stream getNewStream(c10::Device /*device*/, int /*priority*/) const override { return stream(); }
   c10::Stream exchangeStream(c10::Stream /*stream*/) const override { return stream(); }
+  void* getStreamNativeHandle(c10::Stream /*stream*/) const override { return nullptr; }  // CUDA's default stream
   c10::DeviceIndex deviceCount() const noexcept override { return 1; }
   void record(void** /*event*/, const c10::Stream& /*stream*/, c10::DeviceIndex /*device*/, c10::EventFlag /*flag*/) const override {}
   void block(void* /*event*/, const c10::Stream& /*stream*/) const override {}

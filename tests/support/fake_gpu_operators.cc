@@ -38,7 +38,7 @@ class HostCall {
   c10::IValue to_host(const c10::IValue& value) {
     if (value.isTensor()) return host_tensor(value.toTensor());
     if (value.isStorage()) return host_storage(value.toStorage());
-    if (value.isDevice()) return value.toDevice().type() == kFakeGpuType ? c10::Device(c10::kCPU) : value.toDevice();
+    if (value.isDevice()) return host_device(value.toDevice());
     return map_lists(value, [&](const at::Tensor& tensor) { return host_tensor(tensor); });
   }
 
@@ -80,6 +80,12 @@ class HostCall {
       return tensors;
     }
     return value;
+  }
+
+  static c10::Device host_device(c10::Device device) {
+    if (device.type() != kFakeGpuType) return device;
+    TORCH_CHECK(device.index() <= 0, "there is no device ", device);
+    return c10::kCPU;
   }
 
   at::Tensor host_tensor(const at::Tensor& tensor) {

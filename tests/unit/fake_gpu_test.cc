@@ -4,6 +4,8 @@
 #include <ATen/TensorOperators.h>
 #include <ATen/core/Tensor.h>
 #include <ATen/core/grad_mode.h>
+#include <ATen/ops/_foreach_mul.h>
+#include <ATen/ops/_foreach_norm.h>
 #include <ATen/ops/_scaled_dot_product_attention_math.h>
 #include <ATen/ops/arange.h>
 #include <ATen/ops/cat.h>
@@ -17,6 +19,7 @@
 #include <ATen/ops/ones.h>
 #include <ATen/ops/outer.h>
 #include <ATen/ops/pow.h>
+#include <ATen/ops/randn.h>
 #include <ATen/ops/rsqrt.h>
 #include <ATen/ops/scalar_tensor.h>
 #include <ATen/ops/scaled_dot_product_attention.h>
@@ -24,6 +27,8 @@
 #include <ATen/ops/where.h>
 #include <ATen/ops/zeros.h>
 #include <ATen/ops/zeros_like.h>
+#include <c10/core/DeviceGuard.h>
+#include <c10/core/Event.h>
 #include <gtest/gtest.h>
 #include <torch/csrc/autograd/custom_function.h>
 
@@ -201,6 +206,40 @@ TEST(FakeGpu, CopiesBothWays) {
   EXPECT_EQ(device.sum().item<float>(), host.sum().item<float>());
   EXPECT_TRUE(device.equal(device.clone()));
   EXPECT_EQ(at::empty_like(host, device.options()).device(), fake_gpu());
+}
+
+TEST(FakeGpu, HasAStreamAndEventsAndGuards) {
+  const c10::DeviceGuard guard(fake_gpu());
+  const c10::impl::VirtualGuardImpl device(fake_gpu().type());
+  EXPECT_EQ(device.getDevice(), fake_gpu());
+  EXPECT_EQ(device.deviceCount(), 1);
+  const c10::Stream stream = device.getStream(fake_gpu());
+  EXPECT_EQ(stream.native_handle(), nullptr);
+  c10::Event event(fake_gpu().type());
+  event.record(stream);
+  event.synchronize();
+  EXPECT_TRUE(event.query());
+  stream.synchronize();
+  EXPECT_THROW(at::ones({1}, at::TensorOptions().device(c10::Device(fake_gpu().type(), 1))), c10::Error);
+}
+
+TEST(FakeGpu, MakesTensorsInEveryWay) {
+  const at::TensorOptions options = at::TensorOptions().device(fake_gpu());
+  EXPECT_EQ(at::empty({2}, options.device(fake_gpu().type())).device(), fake_gpu());
+  EXPECT_EQ(at::randn({5}, options).uniform_().device(), fake_gpu());
+  EXPECT_EQ(at::scalar_tensor(2.0, options).item<float>(), 2.0F);
+  EXPECT_EQ(at::empty({0, 3}, options).cpu().numel(), 0);
+  std::vector<float> memory{1, 2, 3};
+  const at::Tensor over = at::from_blob(memory.data(), {3}, options);
+  over.mul_(2.0);
+  EXPECT_EQ(over.device(), fake_gpu());
+  EXPECT_EQ(memory[2], 6.0F);
+  const at::Tensor pinned = at::empty({3}, at::TensorOptions().pinned_memory(true)).fill_(1.0);
+  EXPECT_EQ(pinned.to(fake_gpu(), at::kFloat, /*non_blocking=*/true).sum().item<float>(), 3.0F);
+  const Tensors many{over.clone(), over.clone()};
+  at::_foreach_mul_(many, 0.5);
+  EXPECT_EQ(many[1].cpu()[2].item<float>(), 3.0F);
+  EXPECT_EQ(at::_foreach_norm(many)[0].device(), fake_gpu());
 }
 
 // A view of a result and of its own storage, and storages that change their memory.
