@@ -1,0 +1,268 @@
+// libstableqat_cuda.so for machines without a GPU: the table of library.cu, whose kernels run on host memory with a team of one thread.
+// Rows and elements are the CUDA kernels' own; blocks and warps are loops.
+#include <algorithm>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+
+#include "kernels/cuda/cross_entropy_rows.h"
+#include "kernels/cuda/element.h"
+#include "kernels/cuda/elementwise.h"
+#include "kernels/cuda/rms_norm_rows.h"
+#include "kernels/cuda/team.h"
+#include "kernels/cuda/update_rows.h"
+#include "stableqat/kernels/cuda.h"
+
+namespace stableqat::kernels::cuda {
+namespace {
+
+constexpr TeamOfOne kTeam;
+
+template <class F>
+void with_element(ElementType type, F&& f) {
+  type == ElementType::kBFloat16 ? f.template operator()<BFloat16>() : f.template operator()<float>();
+}
+
+// As pointer arithmetic, but null stays null.
+template <class T>
+T* at(T* pointer, std::int64_t offset) {
+  return pointer != nullptr ? pointer + offset : nullptr;
+}
+
+// The device.
+
+Status device_count(int* count) {
+  *count = 1;
+  return nullptr;
+}
+
+Status device_name(int /*device*/, char* name, int capacity) {
+  std::snprintf(name, static_cast<std::size_t>(capacity), "host");
+  return nullptr;
+}
+
+Status allocate(std::size_t bytes, void** memory) {
+  *memory = std::malloc(std::max<std::size_t>(bytes, 1));
+  return *memory != nullptr ? nullptr : "out of memory";
+}
+
+Status release(void* memory) {
+  std::free(memory);
+  return nullptr;
+}
+
+Status copy(Stream /*stream*/, void* to, const void* from, std::size_t bytes) {
+  if (bytes > 0) std::memmove(to, from, bytes);
+  return nullptr;
+}
+
+Status synchronize(Stream /*stream*/) { return nullptr; }
+
+// update.cu
+
+void add_counts(const QuantizeCounts& counts, CountsPointer total) {
+  total[0] += static_cast<unsigned long long>(counts.changed);
+  total[1] += static_cast<unsigned long long>(counts.clipped);
+}
+
+Status quantize(Stream /*stream*/, const QuantRule& rule, std::int64_t rows, std::int64_t columns, const float* weight, const float* scale,
+                std::int8_t* codes, const DequantizedOutput& out, CountsPointer total) {
+  with_rounding(rule, [&]<Rounding kRounding>() {
+    const QuantElement<float, kRounding> element(rule);
+    with_element(out.type, [&]<class T>() {
+      QuantizeCounts counts;
+      for (std::int64_t row = 0; row < rows; ++row) {
+        const std::int64_t begin = row * columns;
+        const QuantizedRow<T> quantized{codes + begin, at(static_cast<T*>(out.data), begin)};
+        counts += quantize_row(kTeam, element, columns, weight + begin, scale[row], quantized);
+      }
+      add_counts(counts, total);
+    });
+  });
+  return nullptr;
+}
+
+Status surrogate_sums(Stream /*stream*/, const QuantRule& rule, const QuantizedArrays<float>& arrays, double scale_factor, double* squares,
+                      float* scale_gradient, double* alpha_terms) {
+  with_surrogate(rule, arrays.alpha, [&](auto surrogate) {
+    for (std::int64_t row = 0; row < arrays.rows; ++row) {
+      const std::int64_t begin = row * arrays.columns;
+      const RowSums sums =
+          surrogate_sums_of_row(kTeam, surrogate, arrays.columns, arrays.weight + begin, arrays.gradient + begin, arrays.scale[row]);
+      squares[row] = sums.squares;
+      scale_gradient[row] = static_cast<float>(scale_factor * sums.scale);
+      if constexpr (decltype(surrogate)::kHasAlpha) alpha_terms[row] = sums.alpha;
+    }
+  });
+  return nullptr;
+}
+
+Status update_quantized(Stream /*stream*/, const QuantRule& rule, const AdamWRule& adamw, const QuantizedArrays<float>& arrays,
+                        const UpdateOutputs<float>& outputs, const DequantizedOutput& out, CountsPointer total) {
+  const AdamWElement<float> element(adamw);
+  with_surrogate(rule, arrays.alpha, [&](auto surrogate) {
+    with_element(out.type, [&]<class T>() {
+      QuantizeCounts counts;
+      for (std::int64_t row = 0; row < arrays.rows; ++row) {
+        const std::int64_t begin = row * arrays.columns;
+        const MovedRow moved{arrays.weight + begin, arrays.gradient + begin, outputs.first + begin, outputs.second + begin};
+        const QuantizedRow<T> quantized{outputs.codes + begin, at(static_cast<T*>(out.data), begin)};
+        counts += update_row(kTeam, surrogate, element, arrays.columns, moved, arrays.scale[row], outputs.scale[row], quantized);
+      }
+      add_counts(counts, total);
+    });
+  });
+  return nullptr;
+}
+
+Status squares(Stream /*stream*/, std::int64_t count, const float* values, double* sums) {
+  for (std::int64_t begin = 0; begin < count; begin += kSquaresBlock) {
+    const std::int64_t end = std::min(begin + kSquaresBlock, count);
+    double sum = 0.0;
+    for (std::int64_t j = begin; j < end; ++j) sum += static_cast<double>(values[j]) * static_cast<double>(values[j]);
+    sums[begin / kSquaresBlock] = sum;
+  }
+  return nullptr;
+}
+
+Status update_plain(Stream /*stream*/, const AdamWRule& adamw, std::int64_t count, float* value, float* gradient, float* first,
+                    float* second) {
+  const AdamWElement<float> element(adamw);
+  for (std::int64_t i = 0; i < count; ++i) {
+    value[i] = element.step(value[i], gradient[i], first[i], second[i]);
+    gradient[i] = 0.0F;
+  }
+  return nullptr;
+}
+
+// rms_norm.cu
+
+Status rms_norm_forward(Stream /*stream*/, ElementType type, std::int64_t rows, std::int64_t columns, const void* x, const void* delta,
+                        const float* w, float eps, void* sum, void* y, float* inverse_rms) {
+  with_element(type, [&]<class T>() {
+    for (std::int64_t row = 0; row < rows; ++row) {
+      const std::int64_t begin = row * columns;
+      rms_norm_forward_row(kTeam, columns, static_cast<const T*>(x) + begin, at(static_cast<const T*>(delta), begin), w, eps,
+                           delta != nullptr ? static_cast<T*>(sum) + begin : nullptr, static_cast<T*>(y) + begin, inverse_rms + row);
+    }
+  });
+  return nullptr;
+}
+
+// The whole workspace is used, as on a GPU: one that is too small has to show.
+Status rms_norm_backward(Stream /*stream*/, ElementType type, std::int64_t rows, std::int64_t columns, const void* sum, const float* w,
+                         const float* inverse_rms, const void* dy, const void* residual, void* dx, float* dw, float* workspace) {
+  std::fill_n(workspace, kRmsNormBlocks * columns, 0.0F);
+  with_element(type, [&]<class T>() {
+    for (std::int64_t row = 0; row < rows; ++row) {
+      const std::int64_t begin = row * columns;
+      rms_norm_backward_row(kTeam, columns, static_cast<const T*>(sum) + begin, w, inverse_rms[row], static_cast<const T*>(dy) + begin,
+                            at(static_cast<const T*>(residual), begin), static_cast<T*>(dx) + begin,
+                            workspace + row % kRmsNormBlocks * columns);
+    }
+  });
+  for (std::int64_t j = 0; j < columns; ++j) {
+    float total = 0.0F;
+    for (std::int64_t block = 0; block < kRmsNormBlocks; ++block) total += workspace[block * columns + j];
+    dw[j] = total;
+  }
+  return nullptr;
+}
+
+// elementwise.cu
+
+Status rope(Stream /*stream*/, ElementType type, const RopeShape& shape, float direction, const float* cos, const float* sin, const void* x,
+            const HeadStrides& x_strides, void* y, const HeadStrides& y_strides) {
+  const std::int64_t pairs = shape.batch * shape.tokens * shape.heads * (shape.head_size / 2);
+  with_element(type, [&]<class T>() {
+    for (std::int64_t i = 0; i < pairs; ++i) {
+      rope_pair(shape, i, direction, cos, sin, static_cast<const T*>(x), x_strides, static_cast<T*>(y), y_strides);
+    }
+  });
+  return nullptr;
+}
+
+Status forward_swiglu(Stream /*stream*/, ElementType type, std::int64_t count, const void* gate, const void* up, void* y) {
+  with_element(type, [&]<class T>() {
+    for (std::int64_t i = 0; i < count; ++i) {
+      static_cast<T*>(y)[i] = swiglu_forward(static_cast<const T*>(gate)[i], static_cast<const T*>(up)[i]);
+    }
+  });
+  return nullptr;
+}
+
+Status backward_swiglu(Stream /*stream*/, ElementType type, std::int64_t count, const void* gate, const void* up, const void* dy,
+                       void* dgate, void* dup) {
+  with_element(type, [&]<class T>() {
+    for (std::int64_t i = 0; i < count; ++i) {
+      const SwigluGradients<T> gradients =
+          swiglu_backward(static_cast<const T*>(gate)[i], static_cast<const T*>(up)[i], static_cast<const T*>(dy)[i]);
+      static_cast<T*>(dgate)[i] = gradients.gate;
+      static_cast<T*>(dup)[i] = gradients.up;
+    }
+  });
+  return nullptr;
+}
+
+// cross_entropy.cu
+
+Status log_probs(Stream /*stream*/, ElementType type, std::int64_t rows, std::int64_t columns, const void* logits,
+                 const std::int64_t* targets, float* out) {
+  with_element(type, [&]<class T>() {
+    for (std::int64_t row = 0; row < rows; ++row) {
+      log_prob_of_row(kTeam, columns, static_cast<const T*>(logits) + row * columns, targets[row], out + row);
+    }
+  });
+  return nullptr;
+}
+
+Status cross_entropy(Stream /*stream*/, ElementType type, std::int64_t rows, std::int64_t columns, const std::int64_t* targets, float scale,
+                     void* logits, double* losses) {
+  with_element(type, [&]<class T>() {
+    for (std::int64_t row = 0; row < rows; ++row) {
+      cross_entropy_row(kTeam, columns, targets[row], scale, static_cast<T*>(logits) + row * columns, losses + row);
+    }
+  });
+  return nullptr;
+}
+
+Status distilled(Stream /*stream*/, ElementType type, std::int64_t rows, std::int64_t columns, const std::int64_t* targets,
+                 const DistillationTerms& terms, float scale, const void* teacher, void* logits, double* losses, double* divergences) {
+  with_element(type, [&]<class T>() {
+    for (std::int64_t row = 0; row < rows; ++row) {
+      distilled_row(kTeam, columns, targets[row], terms, scale, static_cast<const T*>(teacher) + row * columns,
+                    static_cast<T*>(logits) + row * columns, losses + row, divergences + row);
+    }
+  });
+  return nullptr;
+}
+
+constexpr CudaKernels kTable{
+    .device_count = device_count,
+    .device_name = device_name,
+    .allocate = allocate,
+    .release = release,
+    .copy = copy,
+    .synchronize = synchronize,
+    .quantize = quantize,
+    .surrogate_sums = surrogate_sums,
+    .update_quantized = update_quantized,
+    .squares = squares,
+    .update_plain = update_plain,
+    .rms_norm_forward = rms_norm_forward,
+    .rms_norm_backward = rms_norm_backward,
+    .rope = rope,
+    .swiglu_forward = forward_swiglu,
+    .swiglu_backward = backward_swiglu,
+    .log_probs = log_probs,
+    .cross_entropy = cross_entropy,
+    .distilled = distilled,
+};
+
+}  // namespace
+}  // namespace stableqat::kernels::cuda
+
+extern "C" __attribute__((visibility("default"))) const stableqat::kernels::cuda::CudaKernels* stableqat_cuda_kernels(int version) {
+  using namespace stableqat::kernels::cuda;
+  return version == kCudaKernelsVersion ? &kTable : nullptr;
+}

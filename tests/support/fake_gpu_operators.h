@@ -1,0 +1,14 @@
+// The operators of fake_gpu.h's device.
+#pragma once
+
+#include <c10/core/Device.h>
+
+namespace stableqat::testing {
+
+inline constexpr c10::DeviceType kFakeGpuType = c10::DeviceType::PrivateUse1;
+inline c10::Device fake_gpu_device() { return {kFakeGpuType, 0}; }
+
+// Once in a process, after the device's allocator.
+void register_fake_gpu_operators();
+
+}  // namespace stableqat::testing
