@@ -4,22 +4,31 @@ set -euo pipefail
 
 usage() {
   cat <<'END'
-usage: benchmarks/gpu.sh pack FOLDER    builds the cuda preset and puts what `run` needs into FOLDER
-       benchmarks/gpu.sh run FOLDER     on the machine with the GPU: runs the tests; exit code 0 when all pass and none is skipped
-LibTorch is STABLEQAT_LIBTORCH (its lib folder is used), else that of python3's torch.
+usage: benchmarks/gpu.sh pack FILE.tar.gz   builds the cuda preset and packs what `run` needs
+       benchmarks/gpu.sh run FILE.tar.gz    on the machine with the GPU: runs the tests; exit code 0 when all pass and none is skipped
+LibTorch is STABLEQAT_LIBTORCH (its lib folder is used), else that of python3's torch; it has to be the whole one, with CUDA.
 END
 }
 
+# Shared libraries of a program that are neither LibTorch's, nor of the C and C++ run time.
+other_libraries() {
+  ldd "$1" | awk '$3 ~ /^\// { print $3 }' |
+    grep -vE '/lib(torch|torch_cpu|c10|gomp|cudart|cupti|c|m|dl|rt|pthread|util|gcc_s|stdc\+\+)\.so|/lib(torch|cudart|cupti|gomp)[^/]*$'
+}
+
 pack() {
-  local folder="$1"
+  local file="$1" folder
   cd "$(dirname "${BASH_SOURCE[0]}")/.."
   source tools/setup.sh
   cmake --preset cuda --log-level=WARNING
-  cmake --build --preset cuda --target stableqat_cuda kernels_cuda_test
-  mkdir -p "$folder"
-  cp build/cuda/lib/libstableqat_cuda.so build/cuda/tests/kernels_cuda_test benchmarks/gpu.sh "$folder"
-  strip "$folder/kernels_cuda_test"
-  du -sh "$folder"
+  cmake --build --preset cuda --target stableqat_cuda kernels_cuda_test cuda_training_test
+  folder="$(mktemp -d)"
+  cp build/cuda/lib/libstableqat_cuda.so build/cuda/tests/{kernels_cuda_test,cuda_training_test} "$folder"
+  other_libraries build/cuda/tests/cuda_training_test | xargs -I{} cp -L {} "$folder"
+  strip "$folder"/*
+  tar -C "$folder" -czf "$file" .
+  rm -r "$folder"
+  du -h "$file"
 }
 
 libtorch() {
@@ -31,11 +40,15 @@ libtorch() {
 }
 
 run() {
-  local folder="$1" log
-  log="$(mktemp)"
-  trap 'rm -f "$log"' RETURN
-  LD_LIBRARY_PATH="$folder:$(libtorch):${LD_LIBRARY_PATH:-}" "$folder/kernels_cuda_test" | tee "$log"
-  ! grep -q SKIPPED "$log"
+  local file="$1" folder test code=0
+  folder="$(mktemp -d)"
+  tar -C "$folder" -xzf "$file"
+  for test in kernels_cuda_test cuda_training_test; do
+    LD_LIBRARY_PATH="$folder:$(libtorch):${LD_LIBRARY_PATH:-}" "$folder/$test" | tee "$folder/log" || code=1
+    ! grep -q SKIPPED "$folder/log" || code=1
+  done
+  rm -r "$folder"
+  return "$code"
 }
 
 case "${1:-}" in

@@ -56,6 +56,9 @@ TrainingSubject::TrainingSubject(const TrainingJob& job, Communicator& communica
 
 void TrainingSubject::prepare(const TrainingJob& job) {
   use_threads(config_);
+  if (config_.train.device != TrainConfig::Device::kCpu) {
+    throw ConfigError({"train.device", "cuda in a benchmark", "cpu", "time a run of `stableqat train`, which prints tokens/s"});
+  }
   std::vector<std::string> notices;
   const NumericTypes types = numeric_types(config_.train.precision, config_.train.compute, config_.train.device, notices);
   const auto source = open(job);

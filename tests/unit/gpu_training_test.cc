@@ -1,0 +1,255 @@
+// Training on a GPU against training on the CPU. In gpu_training_test the GPU is a fake one: its memory is the host's, its kernels are
+// those of the CUDA sources with a team of one thread; forgotten transfers between devices throw. In cuda_training_test it is a real one.
+#include <ATen/TensorOperators.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/zeros_like.h>
+#include <gtest/gtest.h>
+#include <unistd.h>
+
+#include <cmath>
+#include <filesystem>
+#include <limits>
+#include <string>
+#include <vector>
+
+#include "../support/tiny_model.h"
+#include "stableqat/base/error.h"
+#include "stableqat/base/file.h"
+#include "stableqat/eval/perplexity.h"
+#include "stableqat/tokenizer/tokenizer.h"
+#include "stableqat/train/checkpoint.h"
+#include "stableqat/train/checkpoint_writer.h"
+#include "stableqat/train/settings.h"
+#include "stableqat/train/train_step.h"
+
+#if !defined(STABLEQAT_REAL_GPU)
+#include "../support/fake_gpu.h"
+#endif
+
+namespace stableqat {
+namespace {
+
+namespace fs = std::filesystem;
+
+#if defined(STABLEQAT_REAL_GPU)
+at::Device gpu() {
+  TrainConfig::Train train;
+  train.device = TrainConfig::Device::kCuda;
+  return open_device(train);
+}
+#else
+at::Device gpu() { return testing::fake_gpu(); }
+#endif
+
+std::string why_no_gpu() {
+  try {
+    gpu();
+    return "";
+  } catch (const EnvironmentError& error) {
+    return error.what();
+  }
+}
+
+QuantizerSpec spec(QuantizerKind kind, int bits, std::int64_t group_size, bool fourier) {
+  QuantizerSpec result{.kind = kind, .bits = bits, .group_size = group_size};
+  if (fourier) result.surrogate = Surrogate::fourier(0.21);
+  return result;
+}
+
+const std::vector<QuantizerSpec> kSpecs{spec(QuantizerKind::kLsq, 3, 0, true), spec(QuantizerKind::kLsq, 4, 32, false),
+                                        spec(QuantizerKind::kSeq, 2, 0, false), spec(QuantizerKind::kDsq, 3, 0, false)};
+
+bool equal_on_cpu(const at::Tensor& found, const at::Tensor& expected) { return found.detach().cpu().equal(expected.detach().cpu()); }
+
+at::Tensor values(std::int64_t seed, std::int64_t rows, std::int64_t columns) {
+  const at::Tensor tensor = at::empty({rows, columns}, at::kFloat);
+  for (std::int64_t i = 0; i < tensor.numel(); ++i) {
+    tensor.data_ptr<float>()[i] = static_cast<float>(std::sin(0.37 * static_cast<double>(i * seed + i % 7)) * 0.05);
+  }
+  return tensor;
+}
+
+TEST(GpuTraining, AWeightMovesAsOnTheCpu) {
+  if (const std::string reason = why_no_gpu(); !reason.empty()) GTEST_SKIP() << reason;
+  for (const QuantizerSpec& setting : kSpecs) {
+    for (const at::ScalarType type : {at::kFloat, at::kBFloat16}) {
+      QuantizedWeight expected(values(3, 9, 96), setting);
+      QuantizedWeight weight(values(3, 9, 96), setting);
+      expected.quantize();
+      weight.quantize();
+      weight.move_to(gpu(), type);
+      expected.quantize();
+      weight.quantize();
+      EXPECT_EQ(weight.product().defined(), type != at::kFloat);
+      const at::Tensor gradient = values(5, 9, 96);
+      expected.dequantized().mutable_grad() = gradient.clone();
+      weight.dequantized().mutable_grad() = gradient.to(gpu());
+      const auto expected_sums = expected.gradient_sums();
+      const auto sums = weight.gradient_sums();
+      const double squares = expected_sums.master_squares.item<double>();
+      // The CPU adds up to 96 squares in float32.
+      EXPECT_NEAR(sums.master_squares.item<double>(), squares, 96 * std::numeric_limits<float>::epsilon() * squares);
+      EXPECT_EQ(sums.alpha.defined(), expected.alpha().defined());
+      for (QuantizedWeight* moved : {&expected, &weight}) {
+        moved->scale().mul_(1.25);
+        const at::Tensor first = at::zeros_like(moved->master());
+        moved->update({.step_size = 0.01}, first, at::zeros_like(first));
+      }
+      EXPECT_TRUE(equal_on_cpu(weight.master(), expected.master()));
+      EXPECT_TRUE(equal_on_cpu(weight.codes(), expected.codes()));
+      EXPECT_TRUE(equal_on_cpu(weight.step(), expected.step()));
+      EXPECT_TRUE(equal_on_cpu(weight.effective_scale(), expected.effective_scale()));
+      const at::Tensor& product = type == at::kFloat ? weight.dequantized() : weight.product();
+      EXPECT_TRUE(equal_on_cpu(product, expected.dequantized().detach().to(type)));
+      EXPECT_EQ(weight.dequantized().grad().abs().max().item<float>(), 0.0F);
+      EXPECT_GT(expected.last_counts().changed, 0);
+      EXPECT_EQ(weight.last_counts().changed, expected.last_counts().changed);
+      EXPECT_EQ(weight.last_counts().clipped, expected.last_counts().clipped);
+    }
+  }
+}
+
+class GpuTrainingTest : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    if (const std::string reason = why_no_gpu(); !reason.empty()) GTEST_SKIP() << reason;
+    folder_ = fs::temp_directory_path() / ("stableqat_gpu_training_test_" + std::to_string(::getpid()));
+    testing::write_tiny_model(folder_ / "model");
+    source_ = ModelSource::open(folder_ / "model");
+  }
+  void TearDown() override {
+    if (!folder_.empty()) fs::remove_all(folder_);
+  }
+
+  QuantizedModel model(const QuantizerSpec& setting, at::ScalarType compute) const {
+    QuantizedModel result(*source_, at::kFloat, QuantizationSettings{setting, {}});
+    result.model().set_compute_dtype(compute);
+    return result;
+  }
+  QuantizedModel gpu_model(const QuantizerSpec& setting, at::ScalarType compute) const {
+    QuantizedModel result = model(setting, compute);
+    result.move_to(gpu());
+    return result;
+  }
+
+  static at::Tensor ids(std::int64_t seed) {
+    const at::Tensor tensor = at::empty({2, 24}, at::kLong);
+    for (std::int64_t i = 0; i < tensor.numel(); ++i) tensor.data_ptr<std::int64_t>()[i] = (i * 31 + seed * 17 + i * i / 7) % 257;
+    return tensor;
+  }
+
+  fs::path folder_;
+  std::unique_ptr<ModelSource> source_;
+};
+
+// What one step of either device reports for the same state.
+void expect_same_step(TrainStep& found, TrainStep& expected, const at::Tensor& ids, double tolerance, const std::string& what) {
+  const double loss = expected.accumulate(ids, 1.0).loss();
+  EXPECT_NEAR(found.accumulate(ids, 1.0).loss(), loss, tolerance * loss) << what;
+  const StepReport report = expected.update(1e-3);
+  const StepReport found_report = found.update(1e-3);
+  EXPECT_NEAR(found_report.norms.total, report.norms.total, 10 * tolerance * report.norms.total) << what;
+  EXPECT_NEAR(found_report.norms.scales, report.norms.scales, 30 * tolerance * report.norms.total) << what;
+}
+
+TEST_F(GpuTrainingTest, StepsAreThoseOfTheCpu) {
+  // Some hundred roundings on the way from the embedding to the loss, and their share of it.
+  constexpr double kFloatTolerance = 128 * std::numeric_limits<float>::epsilon();
+  for (const QuantizerSpec& setting : kSpecs) {
+    QuantizedModel on_cpu = model(setting, at::kFloat);
+    QuantizedModel on_gpu = gpu_model(setting, at::kFloat);
+    TrainStep expected(on_cpu, {.adamw = {}, .max_grad_norm = 1.0});
+    TrainStep found(on_gpu, {.adamw = {}, .max_grad_norm = 1.0});
+    for (int i = 0; i < 3; ++i) {
+      expect_same_step(found, expected, ids(i), kFloatTolerance * std::pow(8.0, i),
+                       "kind " + std::to_string(static_cast<int>(setting.kind)));
+    }
+  }
+}
+
+TEST_F(GpuTrainingTest, StepsInBfloat16AreThoseOfTheCpu) {
+  for (const Recompute recompute : {Recompute::kNone, Recompute::kSelective, Recompute::kBlock}) {
+    QuantizedModel on_cpu = model(kSpecs[0], at::kBFloat16);
+    QuantizedModel on_gpu = gpu_model(kSpecs[0], at::kBFloat16);
+    TrainStep expected(on_cpu, {});
+    TrainStep found(on_gpu, {.adamw = {}, .recompute = recompute});
+    for (int i = 0; i < 2; ++i) expect_same_step(found, expected, ids(i), 1.0 / 256, "step " + std::to_string(i));
+  }
+}
+
+TEST_F(GpuTrainingTest, ATeacherIsOnTheGpuToo) {
+  QuantizedModel on_cpu = model(kSpecs[0], at::kFloat);
+  QuantizedModel on_gpu = gpu_model(kSpecs[0], at::kFloat);
+  CausalLm teacher(*source_, at::kFloat);
+  CausalLm gpu_teacher(*source_, at::kFloat);
+  gpu_teacher.move_to(gpu());
+  const Teacher on_cpu_teacher{&teacher, 0.5, 2.0};
+  const Teacher on_gpu_teacher{&gpu_teacher, 0.5, 2.0};
+  TrainStep expected(on_cpu, {});
+  TrainStep found(on_gpu, {});
+  const HeadLoss loss = expected.accumulate(ids(1), 1.0, &on_cpu_teacher);
+  const HeadLoss found_loss = found.accumulate(ids(1), 1.0, &on_gpu_teacher);
+  EXPECT_NEAR(found_loss.loss(), loss.loss(), 1e-4 * loss.loss());
+  EXPECT_NEAR(found_loss.cross_entropy(), loss.cross_entropy(), 1e-4 * loss.cross_entropy());
+  EXPECT_LT(loss.loss(), loss.cross_entropy());
+}
+
+TEST_F(GpuTrainingTest, PerplexityIsTheCpus) {
+  std::vector<std::int32_t> text;
+  for (int i = 0; i < 256; ++i) text.push_back((i * 37 + i * i / 5) % 257);
+  PerplexityOptions options;
+  options.context = 32;
+  const PerplexityResult expected = perplexity(model(kSpecs[0], at::kFloat).model(), text, options);
+  const PerplexityResult found = perplexity(gpu_model(kSpecs[0], at::kFloat).model(), text, options);
+  EXPECT_NEAR(found.nll, expected.nll, 1e-5 * expected.nll);
+}
+
+// Written from the GPU, read on the CPU and on the GPU: the same state.
+TEST_F(GpuTrainingTest, CheckpointsPassBetweenDevices) {
+  const Tokenizer tokenizer = Tokenizer::open(folder_ / "model");
+  QuantizedModel on_gpu = gpu_model(kSpecs[3], at::kFloat);
+  TrainStep step(on_gpu, {});
+  step.accumulate(ids(1), 1.0);
+  step.update(1e-2);
+  const auto alone = single_process();
+  for (const bool in_background : {false, true}) {
+    const fs::path directory = folder_ / (in_background ? "checkpoint-2" : "checkpoint-1");
+    CheckpointWriter writer(*alone, {on_gpu, step.optimizer(), tokenizer, ""}, in_background, nullptr);
+    writer.start(directory, {1, {}, tokenizer.hash()});
+    writer.before_change();
+    writer.wait();
+    for (const bool to_gpu : {false, true}) {
+      QuantizedModel again = to_gpu ? gpu_model(kSpecs[3], at::kFloat) : model(kSpecs[3], at::kFloat);
+      TrainStep other(again, {});
+      load_checkpoint(directory, other.optimizer());
+      other.quantize();
+      for (std::size_t i = 0; i < step.optimizer().tensors().size(); ++i) {
+        const std::string& name = step.optimizer().tensors()[i].name;
+        EXPECT_TRUE(equal_on_cpu(other.optimizer().tensors()[i].value, step.optimizer().tensors()[i].value)) << name;
+        EXPECT_TRUE(equal_on_cpu(other.optimizer().second_moment(i), step.optimizer().second_moment(i))) << name;
+      }
+      for (std::size_t i = 0; i < again.weights().size(); ++i) {
+        EXPECT_TRUE(equal_on_cpu(again.weights()[i].codes(), on_gpu.weights()[i].codes())) << again.weights()[i].name();
+      }
+    }
+  }
+}
+
+TEST(GpuSettings, WhatIsForTheCpuOnlyIsRefused) {
+  std::vector<std::string> notices;
+  using Config = TrainConfig;
+  EXPECT_THROW(numeric_types(Config::Precision::kFloat64, Config::Compute::kAuto, Config::Device::kCuda, notices), ConfigError);
+  EXPECT_THROW(numeric_types(Config::Precision::kAuto, Config::Compute::kInt8x2, Config::Device::kCuda, notices), ConfigError);
+  EXPECT_EQ(numeric_types(Config::Precision::kAuto, Config::Compute::kAuto, Config::Device::kCuda, notices).compute, at::kBFloat16);
+  EXPECT_TRUE(notices.empty());
+  EXPECT_EQ(numeric_types(Config::Precision::kFloat16, Config::Compute::kAuto, Config::Device::kCuda, notices).compute, at::kBFloat16);
+  EXPECT_EQ(notices.size(), 1U);
+  Config::Train train;
+  EXPECT_TRUE(open_device(train).is_cpu());
+  train.device = Config::Device::kCuda;
+  train.moments = Config::Moments::kBfloat16;
+  EXPECT_THROW(open_device(train), ConfigError);
+}
+
+}  // namespace
+}  // namespace stableqat
