@@ -29,6 +29,7 @@ at::Tensor target_log_probs(const at::Tensor& logits, const at::Tensor& targets)
   if (!has_kernels(logits)) return target_log_probs_ref(logits, targets);
   at::Tensor log_probs = at::empty({logits.size(0)}, logits.options().dtype(at::kFloat));
   if (gpu::is_on(logits)) {
+    gpu::require_together({logits, targets});
     gpu::check(gpu::kernels().log_probs(gpu::kStream, gpu::element_type(logits), logits.size(0), logits.size(1), logits.const_data_ptr(),
                                         targets.const_data_ptr<std::int64_t>(), log_probs.mutable_data_ptr<float>()));
     return log_probs;
@@ -52,6 +53,7 @@ at::Tensor cross_entropy_in_place(const at::Tensor& logits, const at::Tensor& ta
   if (!has_kernels(logits)) return cross_entropy_in_place_ref(logits, targets, scale);
   const at::Tensor losses = row_losses(logits);
   if (gpu::is_on(logits)) {
+    gpu::require_together({logits, targets});
     gpu::check(gpu::kernels().cross_entropy(gpu::kStream, gpu::element_type(logits), logits.size(0), logits.size(1),
                                             targets.const_data_ptr<std::int64_t>(), static_cast<float>(scale), logits.mutable_data_ptr(),
                                             losses.mutable_data_ptr<double>()));
@@ -82,6 +84,7 @@ DistilledLoss distilled_loss_in_place(const at::Tensor& logits, const at::Tensor
   const at::Tensor divergences = row_losses(logits);
   const kernels::DistillationTerms terms{static_cast<float>(weight), static_cast<float>(temperature)};
   if (gpu::is_on(logits)) {
+    gpu::require_together({logits, targets, teacher});
     gpu::check(gpu::kernels().distilled(gpu::kStream, gpu::element_type(logits), logits.size(0), logits.size(1),
                                         targets.const_data_ptr<std::int64_t>(), terms, static_cast<float>(scale), teacher.const_data_ptr(),
                                         logits.mutable_data_ptr(), losses.mutable_data_ptr<double>(),

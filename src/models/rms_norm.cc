@@ -31,6 +31,7 @@ void forward_kernel(const at::Tensor& x, const at::Tensor& delta, const at::Tens
   const float* weight = w.const_data_ptr<float>();
   auto* inverse = inverse_rms.mutable_data_ptr<float>();
   if (gpu::is_on(x)) {
+    gpu::require_together({x, delta, w});
     gpu::check(gpu::kernels().rms_norm_forward(gpu::kStream, gpu::element_type(x), inverse_rms.numel(), x.size(-1), x.const_data_ptr(),
                                                data_or_null<void>(delta), weight, epsilon, sum.mutable_data_ptr(), y.mutable_data_ptr(),
                                                inverse));
@@ -49,6 +50,7 @@ void backward_kernel(const at::Tensor& sum, const at::Tensor& w, const at::Tenso
   const std::int64_t blocks = gpu::is_on(sum) ? kernels::cuda::kRmsNormBlocks : kernels::kRmsNormBlocks;
   const at::Tensor workspace = at::empty({blocks, columns}, w.options());
   if (gpu::is_on(sum)) {
+    gpu::require_together({sum, w, inverse_rms, dy, residual});
     gpu::check(gpu::kernels().rms_norm_backward(gpu::kStream, gpu::element_type(sum), inverse_rms.numel(), columns, sum.const_data_ptr(),
                                                 weight, inverse, dy.const_data_ptr(), data_or_null<void>(residual), dx.mutable_data_ptr(),
                                                 weight_gradient, workspace.mutable_data_ptr<float>()));

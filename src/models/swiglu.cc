@@ -20,6 +20,7 @@ class SwigluFunction : public Function<SwigluFunction> {
   static at::Tensor forward(AutogradContext* context, const at::Tensor& gate, const at::Tensor& up) {
     at::Tensor y = at::empty_like(gate);
     if (gpu::is_on(gate)) {
+      gpu::require_together({gate, up});
       gpu::check(gpu::kernels().swiglu_forward(gpu::kStream, gpu::element_type(gate), gate.numel(), gate.const_data_ptr(),
                                                up.const_data_ptr(), y.mutable_data_ptr()));
     } else {
@@ -37,6 +38,7 @@ class SwigluFunction : public Function<SwigluFunction> {
     at::Tensor dgate = at::empty_like(dy);
     at::Tensor dup = at::empty_like(dy);
     if (gpu::is_on(dy)) {
+      gpu::require_together({dy, gate, up});
       gpu::check(gpu::kernels().swiglu_backward(gpu::kStream, gpu::element_type(dy), dy.numel(), gate.const_data_ptr(), up.const_data_ptr(),
                                                 dy.const_data_ptr(), dgate.mutable_data_ptr(), dup.mutable_data_ptr()));
     } else {

@@ -3,6 +3,8 @@
 
 #include <ATen/core/Tensor.h>
 
+#include <initializer_list>
+
 #include "stableqat/base/error.h"
 #include "stableqat/kernels/cuda.h"
 
@@ -25,6 +27,15 @@ inline void check(kernels::cuda::Status status) {
 }
 
 inline bool is_on(const at::Tensor& tensor) { return !tensor.device().is_cpu(); }
+
+// Before their addresses go to a kernel: undefined ones are left out.
+inline void require_together(std::initializer_list<at::Tensor> tensors) {
+  for (const at::Tensor& tensor : tensors) {
+    if (!tensor.defined() || tensor.device() == tensors.begin()->device()) continue;
+    throw EnvironmentError({"CUDA kernel", "tensors on " + tensors.begin()->device().str() + " and " + tensor.device().str(), "one device",
+                            "report it with the command line"});
+  }
+}
 
 // Whether there are kernels for it.
 inline bool takes(const at::Tensor& tensor) {

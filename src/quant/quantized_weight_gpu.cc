@@ -55,6 +55,7 @@ void QuantizedWeight::quantize_on_gpu() {
 
 QuantizedWeight::GradientSums QuantizedWeight::gradient_sums_on_gpu() {
   const at::NoGradGuard no_grad;
+  gpu::require_together({master_, detail::dense_gradient(dequantized_)});
   const at::TensorOptions doubles = scale_.options().dtype(at::kDouble);
   const at::Tensor squares = at::empty({scale_.numel()}, doubles);
   const at::Tensor alphas = rule_.is_soft ? at::empty({scale_.numel()}, doubles) : at::Tensor();
@@ -69,6 +70,7 @@ QuantizedWeight::GradientSums QuantizedWeight::gradient_sums_on_gpu() {
 
 void QuantizedWeight::update_on_gpu(const kernels::AdamWRule& adamw, const at::Tensor& first, const at::Tensor& second) {
   const at::NoGradGuard no_grad;
+  gpu::require_together({master_, detail::dense_gradient(dequantized_), first, second});
   gpu::check(gpu::kernels().update_quantized(gpu::kStream, rule_, adamw, arrays<float>(),
                                              {.first = first.mutable_data_ptr<float>(),
                                               .second = second.mutable_data_ptr<float>(),

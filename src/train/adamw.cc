@@ -56,6 +56,7 @@ kernels::AdamWRule AdamW::rule(std::size_t i) const {
 void AdamW::update(std::size_t i, const at::Tensor& gradient) {
   const at::Tensor& value = tensors_[i].value;
   if (gpu::is_on(value)) {
+    gpu::require_together({value, gradient});
     gpu::check(gpu::kernels().update_plain(gpu::kStream, rule(i), value.numel(), value.mutable_data_ptr<float>(),
                                            gradient.mutable_data_ptr<float>(), first_moments_[i].mutable_data_ptr<float>(),
                                            second_moments_[i].mutable_data_ptr<float>()));

@@ -89,7 +89,14 @@ TEST(GpuTraining, AWeightMovesAsOnTheCpu) {
       const double squares = expected_sums.master_squares.item<double>();
       // The CPU adds up to 96 squares in float32.
       EXPECT_NEAR(sums.master_squares.item<double>(), squares, 96 * std::numeric_limits<float>::epsilon() * squares);
+      const auto largest = [](const at::Tensor& x) { return x.abs().max().item<float>(); };
+      EXPECT_LE(largest(sums.scale.cpu() - expected_sums.scale), 96 * std::numeric_limits<float>::epsilon() * largest(expected_sums.scale));
       EXPECT_EQ(sums.alpha.defined(), expected.alpha().defined());
+      if (sums.alpha.defined()) {
+        EXPECT_GT(largest(expected_sums.alpha), 0.0F);
+        EXPECT_LE(largest(sums.alpha.cpu() - expected_sums.alpha),
+                  9 * 96 * std::numeric_limits<float>::epsilon() * largest(expected_sums.alpha));
+      }
       for (QuantizedWeight* moved : {&expected, &weight}) {
         moved->scale().mul_(1.25);
         const at::Tensor first = at::zeros_like(moved->master());
