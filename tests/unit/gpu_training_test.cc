@@ -211,6 +211,23 @@ TEST_F(GpuTrainingTest, PerplexityIsTheCpus) {
   EXPECT_NEAR(found.nll, expected.nll, 1e-5 * expected.nll);
 }
 
+TEST_F(GpuTrainingTest, AnswersAboutTokensAreTheCpus) {
+  PackedBatch batch;
+  const std::vector<std::int32_t> trunk{5, 99, 31, 7, 200};
+  const std::vector<std::int32_t> branch{12, 44, 3};
+  batch.add(trunk);
+  batch.add_branch(0, 3, branch);
+  const std::vector<TokenQuery> queries{{4, 12}, {7, 3}, {6, 250}, {4, 13}};
+  const QuantizedModel on_cpu = model(kSpecs[0], at::kFloat);
+  const QuantizedModel on_gpu = gpu_model(kSpecs[0], at::kFloat);
+  const auto expected = query_tokens(on_cpu.model(), on_cpu.model().hidden_states(batch), queries);
+  const auto found = query_tokens(on_gpu.model(), on_gpu.model().hidden_states(batch), queries);
+  for (std::size_t i = 0; i < queries.size(); ++i) {
+    EXPECT_NEAR(found[i].log_prob, expected[i].log_prob, 1e-5 * std::abs(expected[i].log_prob)) << i;
+    EXPECT_EQ(found[i].is_greedy, expected[i].is_greedy) << i;
+  }
+}
+
 // Written from the GPU, read on the CPU and on the GPU: the same state.
 TEST_F(GpuTrainingTest, CheckpointsPassBetweenDevices) {
   const Tokenizer tokenizer = Tokenizer::open(folder_ / "model");
