@@ -6,6 +6,7 @@ usage() {
   cat <<'END'
 usage: benchmarks/gpu.sh pack FILE.tar.gz   builds the cuda preset and packs what `run` needs
        benchmarks/gpu.sh run FILE.tar.gz    on the machine with the GPU: runs the tests; exit code 0 when all pass and none is skipped
+       benchmarks/gpu.sh bench FILE.tar.gz [--flag ...]   there: steps of Llama-3.2-1B's shape, 2048 tokens, 4 bits; flags of `stableqat bench step`
 LibTorch is STABLEQAT_LIBTORCH (its lib folder is used), else that of python3's torch; it has to be the whole one, with CUDA.
 END
 }
@@ -21,10 +22,10 @@ pack() {
   cd "$(dirname "${BASH_SOURCE[0]}")/.."
   source tools/setup.sh
   cmake --preset cuda --log-level=WARNING
-  cmake --build --preset cuda --target stableqat_cuda kernels_cuda_test cuda_training_test
+  cmake --build --preset cuda --target stableqat stableqat_cuda kernels_cuda_test cuda_training_test
   folder="$(mktemp -d)"
-  cp build/cuda/lib/libstableqat_cuda.so build/cuda/tests/{kernels_cuda_test,cuda_training_test} "$folder"
-  other_libraries build/cuda/tests/cuda_training_test | xargs -I{} cp -L {} "$folder"
+  cp build/cuda/lib/libstableqat_cuda.so build/cuda/apps/stableqat/stableqat build/cuda/tests/{kernels_cuda_test,cuda_training_test} "$folder"
+  other_libraries build/cuda/apps/stableqat/stableqat | xargs -I{} cp -L {} "$folder"
   strip "$folder"/*
   tar -C "$folder" -czf "$file" .
   rm -r "$folder"
@@ -39,22 +40,33 @@ libtorch() {
   fi
 }
 
-run() {
-  local file="$1" folder test code=0
+unpack() {
   folder="$(mktemp -d)"
-  tar -C "$folder" -xzf "$file"
+  trap 'rm -r "$folder"' EXIT
+  tar -C "$folder" -xzf "$1"
+  export LD_LIBRARY_PATH="$folder:$(libtorch):${LD_LIBRARY_PATH:-}"
+}
+
+run() {
+  local test code=0
+  unpack "$1"
   for test in kernels_cuda_test cuda_training_test; do
-    LD_LIBRARY_PATH="$folder:$(libtorch):${LD_LIBRARY_PATH:-}" "$folder/$test" | tee "$folder/log" || code=1
+    "$folder/$test" | tee "$folder/log" || code=1
     ! grep -q SKIPPED "$folder/log" || code=1
   done
-  rm -r "$folder"
   return "$code"
 }
 
+bench() {
+  unpack "$1"
+  "$folder/stableqat" bench step --shape llama-3.2-1b --batch 1 --seq 2048 --bits 4 --methods none,stableqat,dsq --train.device cuda \
+    --quantization.scale_init absmax "${@:2}"
+}
+
 case "${1:-}" in
-  pack | run)
-    (($# == 2)) || { usage >&2 && exit 2; }
-    "$1" "$(realpath -m "$2")"
+  pack | run | bench)
+    (($# == 2)) || { [[ "$1" == bench ]] && (($# > 2)); } || { usage >&2 && exit 2; }
+    "$1" "$(realpath -m "$2")" "${@:3}"
     ;;
   -h | --help) usage ;;
   *)

@@ -8,6 +8,7 @@
 #include "bench/turns.h"
 #include "stableqat/bench/isolated.h"
 #include "stableqat/bench/rates.h"
+#include "stableqat/train/settings.h"
 
 namespace stableqat::bench {
 
@@ -26,7 +27,9 @@ class GemmRates {
     if (!process_) {
       process_.emplace([&job = job_] {
         use_threads(job.config);
-        auto reference = std::make_shared<GemmReference>(model_config(job), std::min(job.tokens_per_micro_batch(), kMaxGemmRows));
+        const at::Device device = open_device(job.config.train);
+        const at::TensorOptions options = device.is_cpu() ? at::TensorOptions(at::kFloat) : at::TensorOptions(at::kBFloat16).device(device);
+        auto reference = std::make_shared<GemmReference>(model_config(job), std::min(job.tokens_per_micro_batch(), kMaxGemmRows), options);
         return [reference](const Json&) -> Json { return reference->flops_per_second(); };
       });
       process_->ask({});  // touches the memory

@@ -64,14 +64,14 @@ TrainingFlops training_flops(const ModelConfig& config, std::int64_t batch, std:
   return flops;
 }
 
-GemmReference::GemmReference(const ModelConfig& config, std::int64_t rows) {
+GemmReference::GemmReference(const ModelConfig& config, std::int64_t rows, const at::TensorOptions& options) {
   const at::NoGradGuard no_grad;
-  const auto add = [this](double count, std::int64_t r, std::int64_t n, std::int64_t m) {
-    products_.push_back(
-        {count, at::rand({r, m}), at::rand({n, m}), at::empty({r, n}), at::rand({r, n}), at::empty({r, m}), at::zeros({n, m})});
+  const auto add = [this, &options](double count, std::int64_t r, std::int64_t n, std::int64_t m) {
+    products_.push_back({count, at::rand({r, m}, options), at::rand({n, m}, options), at::empty({r, n}, options), at::rand({r, n}, options),
+                         at::empty({r, m}, options), at::zeros({n, m}, options)});
   };
   for (const Matrix& matrix : projections(config)) add(static_cast<double>(matrix.count), rows, matrix.rows, matrix.columns);
-  const std::int64_t head_rows = std::min(rows, kHeadChunkRows);
+  const std::int64_t head_rows = std::min(rows, options.device().is_cpu() ? kHeadChunkRows : kGpuHeadChunkRows);
   add(static_cast<double>(rows) / static_cast<double>(head_rows), head_rows, config.vocab_size, config.hidden_size);
 }
 
@@ -84,6 +84,7 @@ double GemmReference::flops_per_second() {
     at::mm_out(p.y, p.x, p.w.t());
     at::mm_out(p.dx, p.dy, p.w);
     p.dw.addmm_(p.dy.t(), p.x);
+    p.dw[0][0].item();  // waits for a GPU
     seconds += p.count * watch.seconds();
     flops += p.count * product_flops(static_cast<double>(p.x.size(0)), static_cast<double>(p.w.size(0)), static_cast<double>(p.w.size(1)));
   }

@@ -43,6 +43,16 @@ double epsilon(const at::Tensor& tensor) {
 
 double largest(const at::Tensor& tensor) { return tensor.abs().max().item<double>(); }
 
+// f(weight), or of a weight on a GPU f(its copy on the CPU).
+template <class F>
+void with_cpu_weight(const QuantizedWeight& weight, F&& f) {
+  if (weight.master().is_cpu()) {
+    f(weight);
+  } else {
+    f(weight.cpu_copy());
+  }
+}
+
 // First, middle, last.
 std::set<std::size_t> probed_weights(const QuantizedModel& model) {
   const std::size_t count = model.weights().size();
@@ -58,7 +68,8 @@ void require_near(const std::string& what, const at::Tensor& found, const at::Te
   if (!(deviation <= allowed)) differs(what, deviation, allowed);
 }
 
-void check_gradients(const QuantizedWeight& weight) {
+// By the plain map, and as the optimizer gets them.
+void check_gradients(const QuantizedWeight& weight, const QuantizedWeight::GradientSums& sums) {
   const at::Tensor incoming = weight.dequantized().grad().detach();
   const QuantizedWeight::Gradients found = weight.map_gradient();
   at::Tensor master = weight.master().detach().clone().requires_grad_();
@@ -72,10 +83,14 @@ void check_gradients(const QuantizedWeight& weight) {
   const at::Tensor size = incoming.abs();
   const at::Tensor terms = (size * (weight.codes().abs() + 1)).view({scale.numel(), -1}).sum(1);
   require_near(weight.name() + ", gradient of the weight", found.master, master.grad(), largest(size));
-  require_near(weight.name() + ", gradient of the scale", found.scale, scale.grad(),
-               largest(terms) * weight.spec().scale_gradient_factor(incoming.numel()));
-  if (alpha.defined()) {
-    require_near(weight.name() + ", gradient of alpha", found.alpha, alpha.grad(), size.sum().item<double>() * largest(scale.detach()));
+  const double scale_bound = largest(terms) * weight.spec().scale_gradient_factor(incoming.numel());
+  for (const at::Tensor& gradient : {found.scale, sums.scale.cpu()}) {
+    require_near(weight.name() + ", gradient of the scale", gradient, scale.grad(), scale_bound);
+  }
+  if (!alpha.defined()) return;
+  const double alpha_bound = size.sum().item<double>() * largest(scale.detach());
+  for (const at::Tensor& gradient : {found.alpha, sums.alpha.cpu()}) {
+    require_near(weight.name() + ", gradient of alpha", gradient, alpha.grad(), alpha_bound);
   }
 }
 
@@ -89,9 +104,12 @@ void check_codes(const QuantizedWeight& weight) {
                                 weight.scale().const_data_ptr<T>(), codes.mutable_data_ptr<std::int8_t>(),
                                 dequantized.mutable_data_ptr<T>());
   if (!at::equal(codes, weight.codes())) differs(weight.name() + ", codes", largest(codes.to(at::kInt) - weight.codes().to(at::kInt)), 0);
-  const at::Tensor in_use = weight.has_dequantized()
-                                ? weight.dequantized().detach()
-                                : (weight.codes().view({segments, -1}) * weight.step().view({-1, 1})).view(codes.sizes());
+  at::Tensor in_use = weight.product();
+  if (!in_use.defined()) {
+    in_use = weight.has_dequantized() ? weight.dequantized().detach()
+                                      : (weight.codes().view({segments, -1}) * weight.step().view({-1, 1})).view(codes.sizes());
+  }
+  dequantized = dequantized.to(in_use.scalar_type());
   if (!at::equal(dequantized, in_use)) differs(weight.name() + ", dequantized weights", largest(dequantized - in_use), 0);
 }
 
@@ -108,7 +126,7 @@ void check_first_step(const Probe& probe, const AdamWOptions& options, double le
   const at::Tensor g = probe.gradient.to(at::kDouble) * gradient_factor;
   const at::Tensor before = probe.before.to(at::kDouble) * (probe.tensor->decay ? 1 - rate * options.weight_decay : 1.0);
   const at::Tensor expected = before - rate * g / (g.abs() + options.epsilon);
-  const double deviation = largest(probe.tensor->value.to(at::kDouble) - expected);
+  const double deviation = largest(probe.tensor->value.cpu().to(at::kDouble) - expected);
   const double allowed = epsilon(probe.before) * (largest(probe.before) + 16 * rate);
   if (!(deviation <= allowed)) differs(probe.tensor->name + " after one step", deviation, allowed);
 }
@@ -117,15 +135,17 @@ std::vector<Probe> probes(QuantizedModel& model, TrainStep& step) {
   std::vector<Probe> probes;
   const auto follow = [&](const at::Tensor& value, const at::Tensor& gradient) {
     for (const TrainedTensor& tensor : step.optimizer().tensors()) {
-      if (tensor.value.data_ptr() == value.data_ptr()) probes.push_back({&tensor, value.detach().clone(), gradient.clone()});
+      if (tensor.value.data_ptr() == value.data_ptr()) {
+        probes.push_back({&tensor, value.detach().cpu().clone(), gradient.cpu().clone()});
+      }
     }
   };
   for (const std::size_t i : probed_weights(model)) {
-    const QuantizedWeight& weight = model.weights()[i];
-    const QuantizedWeight::Gradients gradients = weight.map_gradient();
-    follow(weight.master(), gradients.master);
-    follow(weight.scale(), gradients.scale);
-    if (weight.alpha().defined()) follow(weight.alpha(), gradients.alpha);
+    QuantizedWeight& weight = model.weights()[i];
+    const QuantizedWeight::GradientSums sums = weight.gradient_sums();
+    follow(weight.master(), weight.map_gradient().master);
+    follow(weight.scale(), sums.scale);
+    if (weight.alpha().defined()) follow(weight.alpha(), sums.alpha);
   }
   bool has_matrix = !probes.empty();  // of a model that is not quantized the first one is followed
   model.model().visit_parameters([&](const std::string&, ParameterRole role, at::Tensor& value) {
@@ -143,19 +163,23 @@ double checked_step(QuantizedModel& model, TrainStep& step, const at::Tensor& id
     throw NumericError({"loss of the first step", std::to_string(loss), "a finite number", "try --train.precision float32"});
   }
   const at::NoGradGuard no_grad;
-  for (const std::size_t i : probed_weights(model)) check_gradients(model.weights()[i]);
+  for (const std::size_t i : probed_weights(model)) {
+    const QuantizedWeight::GradientSums sums = model.weights()[i].gradient_sums();
+    with_cpu_weight(model.weights()[i], [&sums](const QuantizedWeight& weight) { check_gradients(weight, sums); });
+  }
   const std::vector<Probe> followed = probes(model, step);
   const StepReport report = step.update(learning_rate);
   double factor = 1.0;
   if (options.max_grad_norm > 0) factor = std::min(1.0, options.max_grad_norm / (report.norms.total + 1e-6));
   for (const Probe& probe : followed) check_first_step(probe, options.adamw, learning_rate, factor);
   for (const std::size_t i : probed_weights(model)) {
-    const QuantizedWeight& weight = model.weights()[i];
-    if (weight.master().scalar_type() == at::kDouble) {
-      check_codes<double>(weight);
-    } else {
-      check_codes<float>(weight);
-    }
+    with_cpu_weight(model.weights()[i], [](const QuantizedWeight& weight) {
+      if (weight.master().scalar_type() == at::kDouble) {
+        check_codes<double>(weight);
+      } else {
+        check_codes<float>(weight);
+      }
+    });
   }
   return loss;
 }

@@ -56,15 +56,14 @@ TrainingSubject::TrainingSubject(const TrainingJob& job, Communicator& communica
 
 void TrainingSubject::prepare(const TrainingJob& job) {
   use_threads(config_);
-  if (config_.train.device != TrainConfig::Device::kCpu) {
-    throw ConfigError({"train.device", "cuda in a benchmark", "cpu", "time a run of `stableqat train`, which prints tokens/s"});
-  }
+  const at::Device device = open_device(config_.train);
   std::vector<std::string> notices;
   const NumericTypes types = numeric_types(config_.train.precision, config_.train.compute, config_.train.device, notices);
   const auto source = open(job);
   model_ = std::make_unique<QuantizedModel>(*source, types.master, quantization_settings(config_.quantization));
   model_->model().set_compute_dtype(types.compute);
   model_->set_code_products(types.products);
+  if (!device.is_cpu()) model_->move_to(device);
   batches_ = random_batches(config_, source->config().vocab_size);
 }
 

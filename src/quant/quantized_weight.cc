@@ -148,6 +148,7 @@ kernels::QuantizeCounts QuantizedWeight::last_counts() const { return last_count
 
 QuantizedWeight::Gradients QuantizedWeight::map_gradient() const {
   const at::NoGradGuard no_grad;
+  if (gpu::is_on(master_)) return cpu_copy().map_gradient();
   Gradients gradients{at::zeros_like(master_), at::zeros_like(scale_), rule_.is_soft ? at::zeros_like(alpha_) : at::Tensor()};
   if (!dequantized_.grad().defined()) return gradients;
   const at::Tensor incoming = dequantized_.grad().narrow(0, own_rows_.first, own_rows_.count).contiguous();

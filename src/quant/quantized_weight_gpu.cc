@@ -37,6 +37,21 @@ void QuantizedWeight::move_to(at::Device device, at::ScalarType product_type) {
   dequantized_ = at::full({1, 1}, no_value, master_.options()).expand(codes_.sizes()).detach().requires_grad_();
 }
 
+QuantizedWeight QuantizedWeight::cpu_copy() const {
+  const at::NoGradGuard no_grad;
+  QuantizedWeight copy(master_.cpu().clone(), spec_, scale_in_use_.cpu().clone(),
+                       alpha_.defined() ? std::optional(alpha_in_use_.clone()) : std::nullopt, name_);
+  copy.scale_ = scale_.cpu().clone();
+  if (alpha_.defined()) copy.alpha_ = alpha_.clone();
+  copy.codes_ = codes_.cpu().clone();
+  if (product_.defined()) copy.product_ = product_.cpu().clone();
+  copy.dequantized_.copy_(dequantized_.cpu());
+  if (dequantized_.grad().defined()) copy.dequantized_.mutable_grad() = dequantized_.grad().cpu().clone();
+  copy.counts_ = last_counts();
+  copy.quantized_once_ = quantized_once_;
+  return copy;
+}
+
 kernels::cuda::DequantizedOutput QuantizedWeight::gpu_output() const {
   const at::Tensor& output = product_.defined() ? product_ : dequantized_;
   return {gpu::element_type(output), output.mutable_data_ptr()};

@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "../support/tiny_model.h"
+#include "bench/step_check.h"
 #include "stableqat/base/error.h"
 #include "stableqat/base/file.h"
 #include "stableqat/eval/perplexity.h"
@@ -226,6 +227,20 @@ TEST_F(GpuTrainingTest, AnswersAboutTokensAreTheCpus) {
     EXPECT_NEAR(found[i].log_prob, expected[i].log_prob, 1e-5 * std::abs(expected[i].log_prob)) << i;
     EXPECT_EQ(found[i].is_greedy, expected[i].is_greedy) << i;
   }
+}
+
+// The check that comes before timing a step.
+TEST_F(GpuTrainingTest, AStepPassesTheBenchmarksCheck) {
+  for (const QuantizerSpec& setting : kSpecs) {
+    for (const at::ScalarType type : {at::kFloat, at::kBFloat16}) {
+      QuantizedModel on_gpu = gpu_model(setting, type);
+      TrainStep step(on_gpu, {.adamw = {}, .max_grad_norm = 1.0});
+      EXPECT_GT(bench::checked_step(on_gpu, step, ids(1), {.adamw = {}, .max_grad_norm = 1.0}, 1e-2), 0.0);
+    }
+  }
+  QuantizedModel on_gpu = gpu_model(kSpecs[0], at::kFloat);
+  TrainStep step(on_gpu, {});
+  EXPECT_THROW(bench::checked_step(on_gpu, step, ids(1), {.adamw = {.weight_decay = 0.5}}, 1e-2), NumericError);
 }
 
 // Written from the GPU, read on the CPU and on the GPU: the same state.

@@ -17,11 +17,12 @@ struct TrainingFlops {
 };
 TrainingFlops training_flops(const ModelConfig& config, std::int64_t batch, std::int64_t tokens);
 
-// All fp32 products with weights of a training micro-batch of `rows` tokens, done by LibTorch alone: per distinct matrix y = x w^T,
-// dx = dy w, dw += dy^T x, the head in chunks of rows.
+// All products with weights of a training micro-batch of `rows` tokens, done by LibTorch alone: per distinct matrix y = x w^T, dx = dy w,
+// dw += dy^T x, the head in chunks of rows.
 class GemmReference {
  public:
-  GemmReference(const ModelConfig& config, std::int64_t rows);
+  // `options`: type and device of the products.
+  GemmReference(const ModelConfig& config, std::int64_t rows, const at::TensorOptions& options = at::kFloat);
 
   // Times every distinct product once (the first call also touches the memory) and weighs them as often as the model has them: operations
   // per second. Uses all threads of LibTorch.

@@ -49,6 +49,9 @@ class QuantizedWeight {
   // without our kernels.
   void move_to(at::Device device, at::ScalarType product_type);
 
+  // The same on the CPU, with the gradient: for tests and checks.
+  QuantizedWeight cpu_copy() const;
+
   // master, scale -> codes and dequantized weight, in place.
   void quantize();
 
@@ -84,7 +87,8 @@ class QuantizedWeight {
   };
 
   // The plain form, for tests: the accumulated gradient of dequantized() (none = zero) mapped to gradients of master, scale and alpha. Like
-  // the functions below it maps with the scale and alpha of the last quantization, and the present master. Changes nothing. CPU only.
+  // the functions below it maps with the scale and alpha of the last quantization, and the present master. Changes nothing. On the
+  // CPU, wherever the weight is.
   Gradients map_gradient() const;
 
   // What clipping and the optimizer need to know of those gradients.
