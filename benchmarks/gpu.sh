@@ -6,7 +6,8 @@ usage() {
   cat <<'END'
 usage: benchmarks/gpu.sh pack FILE.tar.gz   builds the cuda preset and packs what `run` needs
        benchmarks/gpu.sh run FILE.tar.gz    on the machine with the GPU: runs the tests; exit code 0 when all pass and none is skipped
-       benchmarks/gpu.sh bench FILE.tar.gz [--flag ...]   there: steps of Llama-3.2-1B's shape, 2048 tokens, 4 bits; flags of `stableqat bench step`
+       benchmarks/gpu.sh bench FILE.tar.gz [--flag ...]   there: `stableqat bench step` with these flags; without any,
+                                            steps of Llama-3.2-1B's shape, 2048 tokens, 4 bits
 LibTorch is STABLEQAT_LIBTORCH (its lib folder is used), else that of python3's torch; it has to be the whole one, with CUDA.
 END
 }
@@ -59,8 +60,8 @@ run() {
 
 bench() {
   unpack "$1"
-  "$folder/stableqat" bench step --shape llama-3.2-1b --batch 1 --seq 2048 --bits 4 --methods none,stableqat,dsq --train.device cuda \
-    --quantization.scale_init absmax "${@:2}"
+  (($# > 1)) || set -- "$1" --shape llama-3.2-1b --batch 1 --seq 2048 --bits 4 --methods none,stableqat,dsq --quantization.scale_init absmax
+  "$folder/stableqat" bench step --train.device cuda "${@:2}"
 }
 
 case "${1:-}" in
