@@ -6,6 +6,7 @@
 #include <ATen/ops/randint.h>
 #include <ATen/ops/randn.h>
 
+#include <algorithm>
 #include <memory>
 
 #include "bench/kernel_case.h"
@@ -82,7 +83,7 @@ void check_packed(const kernels::PackedKernels& table, int bits, bool has_groups
 std::vector<KernelCase> packed_cases(const KernelBenchOptions& options, kernels::Isa isa) {
   const auto& table = kernels::packed_kernels(isa);
   // As wide as whole groups can be in rows of the model.
-  const std::int64_t columns = options.model.hidden_size / kGroup * kGroup;
+  const std::int64_t columns = std::max(kGroup, options.model.hidden_size / kGroup * kGroup);
   std::vector<KernelCase> cases;
   for (const int bits : {2, 3, 4, 8}) {
     const std::int64_t rows = streaming_rows(columns) * 32 / bits;
