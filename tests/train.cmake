@@ -33,6 +33,7 @@ stableqat_test(model_families_test SOURCES unit/model_families_test.cc LINK stab
 stableqat_test(train_step_test SOURCES unit/train_step_test.cc LINK test_support stableqat::train)
 stableqat_test(gpu_training_test FAKE_GPU SOURCES unit/gpu_training_test.cc LINK test_support stableqat::bench)
 target_include_directories(gpu_training_test PRIVATE "${PROJECT_SOURCE_DIR}/src")
+stableqat_test(gpu_trainer_test FAKE_GPU SOURCES unit/gpu_trainer_test.cc LINK test_support stableqat::train nlohmann_json::nlohmann_json)
 if(STABLEQAT_HAS_CUDA)
   stableqat_test(cuda_training_test SOURCES unit/gpu_training_test.cc LINK test_support stableqat::bench)
   target_include_directories(cuda_training_test PRIVATE "${PROJECT_SOURCE_DIR}/src")

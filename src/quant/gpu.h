@@ -37,6 +37,11 @@ inline void require_together(std::initializer_list<at::Tensor> tensors) {
   }
 }
 
+// Null for an undefined tensor.
+inline kernels::cuda::FactorPointer factor_pointer(const at::Tensor& factor) {
+  return factor.defined() ? factor.const_data_ptr<double>() : nullptr;
+}
+
 // Whether there are kernels for it.
 inline bool takes(const at::Tensor& tensor) {
   return is_on(tensor) && (tensor.scalar_type() == at::kFloat || tensor.scalar_type() == at::kBFloat16);

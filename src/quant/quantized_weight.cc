@@ -187,9 +187,10 @@ QuantizedWeight::GradientSums QuantizedWeight::gradient_sums() {
   return result;
 }
 
-void QuantizedWeight::update(const kernels::AdamWRule& adamw, const at::Tensor& first, const at::Tensor& second) {
+void QuantizedWeight::update(const kernels::AdamWRule& adamw, const at::Tensor& first, const at::Tensor& second,
+                             const at::Tensor& gradient_factor) {
   if (gpu::is_on(master_)) {
-    update_on_gpu(adamw, first, second);
+    update_on_gpu(adamw, first, second, gradient_factor);
     return quantized();
   }
   detail::with_float_type(master_, [&](auto type) {

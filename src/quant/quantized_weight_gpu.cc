@@ -5,6 +5,7 @@
 #include <ATen/ops/empty_like.h>
 #include <ATen/ops/full.h>
 #include <ATen/ops/stack.h>
+#include <ATen/ops/tensor.h>
 #include <ATen/ops/zeros.h>
 
 #include <limits>
@@ -83,10 +84,11 @@ QuantizedWeight::GradientSums QuantizedWeight::gradient_sums_on_gpu() {
   return result;
 }
 
-void QuantizedWeight::update_on_gpu(const kernels::AdamWRule& adamw, const at::Tensor& first, const at::Tensor& second) {
+void QuantizedWeight::update_on_gpu(const kernels::AdamWRule& adamw, const at::Tensor& first, const at::Tensor& second,
+                                    const at::Tensor& gradient_factor) {
   const at::NoGradGuard no_grad;
-  gpu::require_together({master_, detail::dense_gradient(dequantized_), first, second});
-  gpu::check(gpu::kernels().update_quantized(gpu::kStream, rule_, adamw, arrays<float>(),
+  gpu::require_together({master_, detail::dense_gradient(dequantized_), first, second, gradient_factor});
+  gpu::check(gpu::kernels().update_quantized(gpu::kStream, rule_, adamw, gpu::factor_pointer(gradient_factor), arrays<float>(),
                                              {.first = first.mutable_data_ptr<float>(),
                                               .second = second.mutable_data_ptr<float>(),
                                               .scale = scale_.const_data_ptr<float>(),
@@ -109,6 +111,16 @@ kernels::QuantizeCounts QuantizedWeight::last_counts(std::span<const QuantizedWe
   const at::Tensor counts = at::stack(on_gpu).sum(0).cpu();
   sum += {counts.const_data_ptr<std::int64_t>()[0], counts.const_data_ptr<std::int64_t>()[1]};
   return sum;
+}
+
+at::Tensor QuantizedWeight::last_counts_tensor(std::span<const QuantizedWeight> weights) {
+  if (!weights.empty() && weights.front().gpu_counts_.defined()) {
+    std::vector<at::Tensor> on_gpu;
+    for (const QuantizedWeight& weight : weights) on_gpu.push_back(weight.gpu_counts_);
+    return at::stack(on_gpu).sum(0).to(at::kDouble);
+  }
+  const kernels::QuantizeCounts sum = last_counts(weights);
+  return at::tensor({sum.changed, sum.clipped}, at::kDouble);
 }
 
 }  // namespace stableqat

@@ -23,6 +23,12 @@ void AdamW::begin_step(double learning_rate, double gradient_factor) {
   ++steps_;
   learning_rate_ = learning_rate;
   gradient_factor_ = gradient_factor;
+  gradient_factor_on_gpu_ = at::Tensor();
+}
+
+void AdamW::begin_step(double learning_rate, const at::Tensor& gradient_factor) {
+  begin_step(learning_rate, 1.0);
+  gradient_factor_on_gpu_ = gradient_factor;
 }
 
 namespace {
@@ -56,10 +62,10 @@ kernels::AdamWRule AdamW::rule(std::size_t i) const {
 void AdamW::update(std::size_t i, const at::Tensor& gradient) {
   const at::Tensor& value = tensors_[i].value;
   if (gpu::is_on(value)) {
-    gpu::require_together({value, gradient});
-    gpu::check(gpu::kernels().update_plain(gpu::kStream, rule(i), value.numel(), value.mutable_data_ptr<float>(),
-                                           gradient.mutable_data_ptr<float>(), first_moments_[i].mutable_data_ptr<float>(),
-                                           second_moments_[i].mutable_data_ptr<float>()));
+    gpu::require_together({value, gradient, gradient_factor_on_gpu_});
+    gpu::check(gpu::kernels().update_plain(gpu::kStream, rule(i), gpu::factor_pointer(gradient_factor_on_gpu_), value.numel(),
+                                           value.mutable_data_ptr<float>(), gradient.mutable_data_ptr<float>(),
+                                           first_moments_[i].mutable_data_ptr<float>(), second_moments_[i].mutable_data_ptr<float>()));
     return;
   }
   detail::with_float_type(value, [&](auto type) {

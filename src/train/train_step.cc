@@ -1,10 +1,15 @@
 #include "stableqat/train/train_step.h"
 
+#include <ATen/TensorOperators.h>
 #include <ATen/core/grad_mode.h>
+#include <ATen/ops/cat.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/full_like.h>
+#include <ATen/ops/ones_like.h>
 #include <ATen/ops/scalar_tensor.h>
 #include <ATen/ops/stack.h>
+#include <ATen/ops/tensor.h>
+#include <ATen/ops/zeros.h>
 #include <ATen/record_function.h>
 
 #include <algorithm>
@@ -38,16 +43,31 @@ at::Tensor sum_of_squares(const at::Tensor& tensor) {
   });
 }
 
-// Numbers that kernels have left in tensors of one element each. A GPU is waited for once.
-std::vector<double> numbers(const std::vector<at::Tensor>& tensors) {
-  if (tensors.empty()) return {};
+// [n] float64, where they are: numbers that kernels have left in tensors of one element each.
+at::Tensor in_one(const std::vector<at::Tensor>& tensors) {
   std::vector<at::Tensor> wide;
   for (const at::Tensor& tensor : tensors) wide.push_back(tensor.to(at::kDouble).reshape(at::IntArrayRef{}));
-  const at::Tensor all = at::stack(wide).cpu();
+  return at::stack(wide);
+}
+
+// Waits for a GPU.
+std::vector<double> numbers(const at::Tensor& tensor) {
+  const at::Tensor all = tensor.cpu();
   return {all.const_data_ptr<double>(), all.const_data_ptr<double>() + all.numel()};
 }
 
 }  // namespace
+
+StepReport step_report(std::span<const double> numbers) {
+  return {.norms = {.total = numbers[0], .projection_weights = numbers[1], .scales = numbers[2]},
+          .counts = {.changed = static_cast<std::int64_t>(numbers[3]), .clipped = static_cast<std::int64_t>(numbers[4])}};
+}
+
+void require_finite(const GradientNorms& norms) {
+  if (std::isfinite(norms.total)) return;
+  throw NumericError({"gradient", "a norm that is not finite", "finite gradients",
+                      "lower train.learning_rate, or check the data of this step; the weights are those of the step before"});
+}
 
 TrainStep::TrainStep(QuantizedModel& model, const TrainStepOptions& options)
     : model_(model), options_(options), alone_(single_process()), communicator_(*alone_), optimizer_(collect(), options.adamw) {
@@ -102,6 +122,7 @@ void TrainStep::connect() {
   for (const Slot& slot : slots_) {
     if (slot.leaf.defined()) detail::dense_gradient(slot.leaf).zero_();
   }
+  run_ahead_where_possible();
   if (communicator_.ranks() == 1) return;
   std::multimap<std::int64_t, at::Tensor> by_turn;
   model_.model().visit_parameters(
@@ -116,8 +137,28 @@ void TrainStep::connect() {
   weights_ = std::make_unique<WeightExchange>(communicator_, model_, std::move(plain), options_.bucket_bytes);
 }
 
+void TrainStep::run_ahead_where_possible() {
+  const at::Device device = model_.model().device();
+  const auto is_alpha = [](const Slot& slot) { return slot.kind == Kind::kAlpha; };
+  runs_ahead_ = !device.is_cpu() && std::none_of(slots_.begin(), slots_.end(), is_alpha);
+  if (!runs_ahead_) return;
+  const at::Tensor parts = at::zeros({3, static_cast<std::int64_t>(slots_.size())}, at::kDouble);
+  auto is_part = parts.accessor<double, 2>();
+  for (std::size_t i = 0; i < slots_.size(); ++i) {
+    const auto slot = static_cast<std::int64_t>(i);
+    is_part[0][slot] = 1;
+    is_part[1][slot] = is_projection(slots_[i].kind) ? 1 : 0;
+    is_part[2][slot] = slots_[i].kind == Kind::kScale ? 1 : 0;
+  }
+  is_part_ = parts.to(device);
+}
+
 HeadLoss TrainStep::accumulate(const at::Tensor& ids, double gradient_scale, const Teacher* teacher) {
-  return forward_backward(model_.model(), ids.to(model_.model().device()), gradient_scale, options_.recompute, teacher);
+  // Not blocking: a GPU's queue need not be empty before the tokens are copied into it.
+  const at::Tensor there = ids.to(at::TensorOptions().device(model_.model().device()), /*non_blocking=*/true);
+  HeadLoss loss = forward_backward(model_.model(), there, gradient_scale, options_.recompute, teacher);
+  if (runs_ahead_) soundness_ = soundness_.defined() ? soundness_ + loss.losses : loss.losses;
+  return loss;
 }
 
 HeadLoss TrainStep::accumulate_last(const at::Tensor& ids, double gradient_scale, const Teacher* teacher) {
@@ -152,7 +193,7 @@ std::vector<at::Tensor> TrainStep::mapped_gradients() const {
   return gradients;
 }
 
-GradientNorms TrainStep::measure_gradients() {
+at::Tensor TrainStep::measure_gradients() {
   QuantizedWeight::GradientSums sums;  // of the weight whose slots follow each other
   std::vector<at::Tensor> squares;     // of each slot's gradient; for alphas the gradient itself
   for (std::size_t i = 0; i < slots_.size(); ++i) {
@@ -168,10 +209,10 @@ GradientNorms TrainStep::measure_gradients() {
       squares.push_back(sum_of_squares(slot.gradient));
     }
   }
-  return norms_of(numbers(squares));
+  return runs_ahead_ ? norms_on_gpu(squares) : norms_of(numbers(in_one(squares)));
 }
 
-GradientNorms TrainStep::norms_of(const std::vector<double>& squares) {
+at::Tensor TrainStep::norms_of(const std::vector<double>& squares) {
   std::vector<double> parts(3);  // all, projections, scales; then the gradient of each alpha, of which every rank has a part
   for (std::size_t i = 0; i < slots_.size(); ++i) {
     const Kind kind = slots_[i].kind;
@@ -180,7 +221,7 @@ GradientNorms TrainStep::norms_of(const std::vector<double>& squares) {
       continue;
     }
     parts[0] += squares[i];
-    if (kind == Kind::kMaster || kind == Kind::kProjection) parts[1] += squares[i];
+    if (is_projection(kind)) parts[1] += squares[i];
     if (kind == Kind::kScale) parts[2] += squares[i];
   }
   parts = sum_over_ranks(communicator_, parts);
@@ -191,21 +232,42 @@ GradientNorms TrainStep::norms_of(const std::vector<double>& squares) {
     slots_[i].gradient = at::full_like(optimizer_.tensors()[i].value, gradient);
     parts[0] += gradient * gradient;
   }
-  return {std::sqrt(parts[0]), std::sqrt(parts[1]), std::sqrt(parts[2])};
+  return at::tensor({std::sqrt(parts[0]), std::sqrt(parts[1]), std::sqrt(parts[2])}, at::kDouble);
 }
 
-StepReport TrainStep::update(double learning_rate) {
+at::Tensor TrainStep::norms_on_gpu(const std::vector<at::Tensor>& squares) const {
+  at::Tensor parts = (is_part_ * in_one(squares)).sum(1);
+  if (soundness_.defined()) parts += (soundness_ * 0.0).sum();
+  return parts.sqrt();
+}
+
+void TrainStep::begin_clipped_step(double learning_rate, const at::Tensor& norms) {
+  const double limit = options_.max_grad_norm;
+  if (runs_ahead_) {
+    const at::Tensor total = norms[0];
+    const at::Tensor factor = limit > 0.0 ? (limit / (total + 1e-6)).clamp_max(1.0) : at::ones_like(total);
+    optimizer_.begin_step(learning_rate, factor + total * 0.0);  // not finite if the norm is not
+    return;
+  }
+  const double total = norms.const_data_ptr<double>()[0];
+  optimizer_.begin_step(learning_rate, limit > 0.0 ? std::min(1.0, limit / (total + 1e-6)) : 1.0);
+}
+
+at::Tensor TrainStep::counts() {
+  const at::Tensor own = QuantizedWeight::last_counts_tensor(model_.weights());
+  return communicator_.ranks() == 1 ? own : at::tensor(sum_over_ranks(communicator_, numbers(own)), at::kDouble);
+}
+
+at::Tensor TrainStep::start_update(double learning_rate) {
   RECORD_USER_SCOPE("update");
   const at::NoGradGuard no_grad;
-  StepReport report;
-  report.norms = measure_gradients();
-  if (!std::isfinite(report.norms.total)) {
-    throw NumericError({"gradient", "a norm that is not finite", "finite gradients",
-                        "lower train.learning_rate, or check the data of this step; the weights are those of the step before"});
+  const at::Tensor norms = measure_gradients();
+  if (runs_ahead_) {
+    soundness_ = norms[0];
+  } else {
+    require_finite({.total = norms.const_data_ptr<double>()[0]});
   }
-  double factor = 1.0;
-  if (options_.max_grad_norm > 0.0) factor = std::min(1.0, options_.max_grad_norm / (report.norms.total + 1e-6));
-  optimizer_.begin_step(learning_rate, factor);
+  begin_clipped_step(learning_rate, norms);
   for (std::size_t i = 0; i < slots_.size(); ++i) {
     if (slots_[i].kind != Kind::kMaster) optimizer_.update(i, slots_[i].gradient);
   }
@@ -213,16 +275,23 @@ StepReport TrainStep::update(double learning_rate) {
   for (std::size_t i = 0; i < slots_.size(); ++i) {
     if (slots_[i].kind != Kind::kMaster) continue;
     QuantizedWeight& weight = model_.weights()[slots_[i].weight];
-    weight.update(optimizer_.rule(i), optimizer_.first_moment(i), optimizer_.second_moment(i));
+    weight.update(optimizer_.rule(i), optimizer_.first_moment(i), optimizer_.second_moment(i), optimizer_.gradient_factor_on_gpu());
   }
-  report.counts = QuantizedWeight::last_counts(model_.weights());
-  if (weights_) {
-    weights_->run();
-    const auto count = [](std::int64_t number) { return static_cast<double>(number); };
-    const std::vector<double> counts = sum_over_ranks(communicator_, {count(report.counts.changed), count(report.counts.clipped)});
-    report.counts = {static_cast<std::int64_t>(counts[0]), static_cast<std::int64_t>(counts[1])};
-  }
+  if (weights_) weights_->run();
+  const at::Tensor all_numbers = at::cat({norms, counts().to(norms.device())});
   model_.refresh_products();
+  return all_numbers;
+}
+
+void TrainStep::take_back(std::int64_t steps) {
+  optimizer_.set_steps(optimizer_.steps() - steps);
+  soundness_ = at::Tensor();
+}
+
+StepReport TrainStep::update(double learning_rate) {
+  const StepReport report = step_report(numbers(start_update(learning_rate)));
+  if (!std::isfinite(report.norms.total)) take_back(1);
+  require_finite(report.norms);
   return report;
 }
 

@@ -1,11 +1,16 @@
 #include "stableqat/train/trainer.h"
 
 #include <ATen/Parallel.h>
+#include <ATen/TensorOperators.h>
+#include <ATen/ops/cat.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/stack.h>
+#include <ATen/ops/tensor.h>
+#include <ATen/ops/zeros.h>
 #include <ATen/record_function.h>
 
 #include <cmath>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <span>
@@ -94,9 +99,9 @@ class Run {
     while (steps_done_ < total_steps_) {
       communicator_.set_activity("step " + std::to_string(steps_done_ + 1));
       const LoaderPosition step_start = loader_.position();
-      const std::optional<StepLoss> loss = accumulate(step_start);
-      if (!loss) return interrupted(step_start);
-      update(*loss, step_start);
+      const std::optional<at::Tensor> losses = accumulate(step_start);
+      if (!losses) return interrupted(step_start);
+      update(*losses, step_start);
       after_step();
       if (stop_ && steps_done_ < total_steps_) return interrupted(loader_.position());
     }
@@ -158,8 +163,9 @@ class Run {
     return state.step;
   }
 
-  // Forward and backward of one step's micro-batches, of all ranks; nullopt when a stop was requested before they were done.
-  std::optional<StepLoss> accumulate(const LoaderPosition& step_start) {
+  // Forward and backward of one step's micro-batches, of all ranks: loss and cross entropy, [2] float64, on the GPU if steps are started
+  // ahead; nullopt when a stop was requested before they were done.
+  std::optional<at::Tensor> accumulate(const LoaderPosition& step_start) {
     const double scale = 1.0 / static_cast<double>(config_.train.gradient_accumulation_steps);
     const std::int64_t micro_batches = config_.train.gradient_accumulation_steps / communicator_.ranks();
     const Teacher* const teacher = teacher_.model != nullptr ? &teacher_ : nullptr;
@@ -171,13 +177,8 @@ class Run {
           i + 1 < micro_batches ? step_.accumulate(batch_, scale, teacher) : step_.accumulate_last(batch_, scale, teacher);
       losses.push_back(loss.losses);
     }
-    StepLoss own;
-    const at::Tensor all = at::stack(losses).cpu();
-    for (std::int64_t i = 0; i < micro_batches; ++i) {
-      own.loss += scale * all[i][0].item<double>();
-      own.cross_entropy += scale * all[i][1].item<double>();
-    }
-    return of_all_ranks(own, step_start);
+    const at::Tensor sum = at::stack(losses).mul_(scale).sum(0);
+    return step_.runs_ahead() ? sum : of_all_ranks(sum.cpu(), step_start);
   }
 
   void read_batch() {
@@ -188,53 +189,87 @@ class Run {
   bool stop_requested() const { return callbacks_.stop && callbacks_.stop(); }
 
   // Sums over ranks; whether any of them was asked to stop, or could not write its checkpoint, is then known to all.
-  StepLoss of_all_ranks(const StepLoss& own, const LoaderPosition& step_start) {
-    const auto all = communicator_.all_gather_numbers(
-        {own.loss, own.cross_entropy, stop_requested() ? 1.0 : 0.0, checkpoints_.has_failed() ? 1.0 : 0.0});
-    StepLoss sum;
+  at::Tensor of_all_ranks(const at::Tensor& own, const LoaderPosition& step_start) {
+    const auto* const losses = own.const_data_ptr<double>();
+    const auto all =
+        communicator_.all_gather_numbers({losses[0], losses[1], stop_requested() ? 1.0 : 0.0, checkpoints_.has_failed() ? 1.0 : 0.0});
+    at::Tensor sum = at::zeros({2}, at::kDouble);
     for (std::size_t rank = 0; rank < all.size(); ++rank) {
       if (all[rank][3] > 0) checkpoints_.wait();
       if (!std::isfinite(all[rank][0])) throw_diverged(rank, all[rank][0], step_start);
-      sum.loss += all[rank][0];
-      sum.cross_entropy += all[rank][1];
+      sum += at::tensor({all[rank][0], all[rank][1]}, at::kDouble);
       stop_ = stop_ || all[rank][2] > 0;
     }
     return sum;
   }
 
   [[noreturn]] void throw_diverged(std::size_t rank, double loss, const LoaderPosition& step_start) {
-    save(checkpoint_name(), step_start);
-    checkpoints_.wait();
+    save_good_state(step_start);
     const std::string where = communicator_.ranks() > 1 ? " on rank " + std::to_string(rank) : "";
     throw NumericError({"loss at step " + std::to_string(steps_done_ + 1) + where, std::to_string(loss), "a finite number",
                         "lower train.learning_rate or check the data; the state before this step is in " + checkpoint_name().string()});
   }
 
-  void update(const StepLoss& loss, const LoaderPosition& step_start) {
-    const double learning_rate = schedule_.rate(steps_done_);
-    StepReport report;
+  void update(const at::Tensor& losses, const LoaderPosition& step_start) {
+    StartedStep started{step_start, {}, {}};
+    started.summary.learning_rate = schedule_.rate(steps_done_);
     checkpoints_.before_change();
     try {
-      report = step_.update(learning_rate);
+      const at::Tensor numbers = step_.start_update(started.summary.learning_rate);
+      started.numbers = at::cat({losses.to(numbers.device()), numbers});
     } catch (const NumericError&) {
-      save(checkpoint_name(), step_start);
-      checkpoints_.wait();
+      save_good_state(step_start);
       throw;
     }
-    ++steps_done_;
-    if (run_log_) {
-      run_log_->add({steps_done_, total_steps_, loader_.tokens_done(), loss, report, learning_rate, communicator_.traffic().total()});
+    started.summary.step = ++steps_done_;
+    started.summary.total_steps = total_steps_;
+    started.summary.tokens = loader_.tokens_done();
+    started.summary.bytes_sent = communicator_.traffic().total();
+    started_.push_back(std::move(started));
+    if (!step_.runs_ahead()) return settle();
+    stop_ = stop_ || stop_requested();
+    if (checkpoints_.has_failed()) checkpoints_.wait();
+  }
+
+  // Waits for the numbers of the steps that were started, and takes back those that a GPU has left out.
+  void settle() {
+    if (started_.empty()) return;
+    std::vector<at::Tensor> rows;
+    for (const StartedStep& step : started_) rows.push_back(step.numbers);
+    const at::Tensor all = at::stack(rows).cpu();
+    const auto width = static_cast<std::size_t>(all.size(1));
+    const std::vector<StartedStep> steps = std::exchange(started_, {});
+    for (std::size_t i = 0; i < steps.size(); ++i) {
+      const auto numbers = std::span(all.const_data_ptr<double>(), static_cast<std::size_t>(all.numel())).subspan(i * width, width);
+      StepSummary summary = steps[i].summary;
+      summary.loss = {.loss = numbers[0], .cross_entropy = numbers[1]};
+      summary.report = step_report(numbers.subspan(2));
+      if (!std::isfinite(summary.report.norms.total)) {
+        step_.take_back(static_cast<std::int64_t>(steps.size() - i));
+        steps_done_ = summary.step - 1;
+        if (!std::isfinite(summary.loss.loss)) throw_diverged(0, summary.loss.loss, steps[i].start);
+        save_good_state(steps[i].start);
+        require_finite(summary.report.norms);
+      }
+      if (run_log_) run_log_->add(summary);
     }
+  }
+
+  void save_good_state(const LoaderPosition& step_start) {
+    save(checkpoint_name(), step_start);
+    checkpoints_.wait();
   }
 
   void after_step() {
     const auto due = [this](std::int64_t interval) { return interval > 0 && steps_done_ % interval == 0; };
+    const bool is_last = steps_done_ == total_steps_;
+    if (due(config_.train.logging_steps) || due(config_.train.eval_steps) || due(config_.train.save_steps) || is_last) settle();
     if (callbacks_.progress) {
       callbacks_.progress({"training", static_cast<std::uint64_t>(steps_done_), static_cast<std::uint64_t>(total_steps_), "steps"});
     }
-    if (run_log_ && (due(config_.train.logging_steps) || steps_done_ == total_steps_)) run_log_->write_metrics();
+    if (run_log_ && (due(config_.train.logging_steps) || is_last)) run_log_->write_metrics();
     if (due(config_.train.eval_steps)) evaluate();
-    if (due(config_.train.save_steps) && steps_done_ < total_steps_) save(checkpoint_name(), loader_.position());
+    if (due(config_.train.save_steps) && !is_last) save(checkpoint_name(), loader_.position());
   }
 
   void evaluate() {
@@ -255,11 +290,19 @@ class Run {
   }
 
   TrainOutcome interrupted(const LoaderPosition& position) {
+    settle();
     if (last_saved_ != steps_done_) save(checkpoint_name(), position);
     checkpoints_.wait();
     log("stopped at step " + std::to_string(steps_done_) + "; the same command continues from there");
     return TrainOutcome::kInterrupted;
   }
+
+  // An optimizer step whose numbers a GPU may still be working on.
+  struct StartedStep {
+    LoaderPosition start;  // of its data
+    StepSummary summary;   // without loss and report
+    at::Tensor numbers;    // [2 + kStepNumbers] float64: loss, cross entropy, then as TrainStep::start_update() gives them
+  };
 
   const TrainConfig& config_;
   const TrainerCallbacks& callbacks_;
@@ -278,7 +321,8 @@ class Run {
   std::optional<RunLog> run_log_;
   CheckpointWriter checkpoints_;  // below all that it writes, so that it ends first
 
-  std::int64_t steps_done_ = 0;
+  std::int64_t steps_done_ = 0;  // or started
+  std::vector<StartedStep> started_;
   std::int64_t last_saved_ = -1;
   std::int64_t last_evaluation_ = -1;
   bool stop_ = false;
@@ -327,10 +371,13 @@ std::vector<WeightedStream> open_tokens(const TrainConfig& config, const Trainer
   return tokens;
 }
 
-TrainOutcome train_rank(const TrainConfig& config, const TrainerCallbacks& callbacks, Communicator& communicator) {
+using OpenDevice = std::function<at::Device()>;
+
+TrainOutcome train_rank(const TrainConfig& config, const TrainerCallbacks& callbacks, Communicator& communicator,
+                        const OpenDevice& device_to_open) {
   require_same_config(communicator, config);
   check_ranks(config, communicator);
-  const at::Device device = open_device(config.train);
+  const at::Device device = device_to_open();
   if (config.train.threads > 0) at::set_num_threads(static_cast<int>(config.train.threads));
   std::vector<std::string> notices;
   const NumericTypes types = numeric_types(config.train.precision, config.train.compute, config.train.device, notices);
@@ -362,7 +409,13 @@ TrainOutcome train(const TrainConfig& config, const TrainerCallbacks& callbacks)
 TrainOutcome train(const TrainConfig& config, const TrainerCallbacks& callbacks, Communicator& communicator) {
   TrainerCallbacks own = callbacks;
   if (!communicator.is_main()) own.log = nullptr;
-  return train_rank(config, own, communicator);
+  return train_rank(config, own, communicator, [&config] { return open_device(config.train); });
+}
+
+TrainOutcome train(const TrainConfig& config, const TrainerCallbacks& callbacks, Communicator& communicator, at::Device device) {
+  TrainerCallbacks own = callbacks;
+  if (!communicator.is_main()) own.log = nullptr;
+  return train_rank(config, own, communicator, [device] { return device; });
 }
 
 }  // namespace stableqat

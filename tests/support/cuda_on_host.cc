@@ -97,9 +97,11 @@ Status surrogate_sums(Stream /*stream*/, const QuantRule& rule, const QuantizedA
   return nullptr;
 }
 
-Status update_quantized(Stream /*stream*/, const QuantRule& rule, const AdamWRule& adamw, const QuantizedArrays<float>& arrays,
-                        const UpdateOutputs<float>& outputs, const DequantizedOutput& out, CountsPointer total) {
-  const AdamWElement<float> element(adamw);
+Status update_quantized(Stream /*stream*/, const QuantRule& rule, const AdamWRule& adamw, FactorPointer factor,
+                        const QuantizedArrays<float>& arrays, const UpdateOutputs<float>& outputs, const DequantizedOutput& out,
+                        CountsPointer total) {
+  AdamWElement<float> element(adamw);
+  if (!take_factor(factor, element)) return nullptr;
   with_surrogate(rule, arrays.alpha, [&](auto surrogate) {
     with_element(out.type, [&]<class T>() {
       QuantizeCounts counts;
@@ -125,9 +127,10 @@ Status squares(Stream /*stream*/, std::int64_t count, const float* values, doubl
   return nullptr;
 }
 
-Status update_plain(Stream /*stream*/, const AdamWRule& adamw, std::int64_t count, float* value, float* gradient, float* first,
-                    float* second) {
-  const AdamWElement<float> element(adamw);
+Status update_plain(Stream /*stream*/, const AdamWRule& adamw, FactorPointer factor, std::int64_t count, float* value, float* gradient,
+                    float* first, float* second) {
+  AdamWElement<float> element(adamw);
+  if (!take_factor(factor, element)) return nullptr;
   for (std::int64_t i = 0; i < count; ++i) {
     value[i] = element.step(value[i], gradient[i], first[i], second[i]);
     gradient[i] = 0.0F;

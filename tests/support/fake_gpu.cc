@@ -97,6 +97,8 @@ at::Device fake_gpu() {
   return device;
 }
 
+std::int64_t fake_gpu_waits() { return waits_so_far(); }
+
 namespace {
 // Before main(), because the first backward of a process, of CPU tensors too, starts the threads of all devices there are, and no more.
 [[maybe_unused]] const at::Device registered = fake_gpu();

@@ -4,15 +4,23 @@
 // in, and copy_() and to() are the way across. (CUDA takes indices from the CPU in index() and index_put_() too.) Backward runs in a thread
 // of the device. Results are the CPU's bit for bit, but for scaled_dot_product_attention, which is made of plain operators.
 //
+// Results are there at once; fake_gpu_waits() counts where CUDA would have made the host wait for them.
+//
 // data_ptr() is a host pointer, so that the kernels of cuda_on_host.cc work on such tensors. Host code that follows it by mistake is not
 // noticed.
 #pragma once
 
 #include <c10/core/Device.h>
 
+#include <cstdint>
+
 namespace stableqat::testing {
 
 // The device, PrivateUse1 by the name of "fake_gpu". A program that calls this has it from its start. Thread-safe.
 at::Device fake_gpu();
+
+// How often the host would have waited for a real GPU so far: values read from it, copies to the host and blocking ones from there, results
+// whose shape depends on values. Thread-safe.
+std::int64_t fake_gpu_waits();
 
 }  // namespace stableqat::testing

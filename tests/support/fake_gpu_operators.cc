@@ -8,8 +8,11 @@
 #include <torch/library.h>
 
 #include <algorithm>
+#include <atomic>
 #include <iterator>
 #include <optional>
+#include <set>
+#include <string>
 #include <utility>
 #include <vector>
 
@@ -165,12 +168,26 @@ void call_on_host(const c10::OperatorHandle& op, torch::jit::Stack& stack) {
   for (std::size_t i = stack.size() - op.schema().returns().size(); i < stack.size(); ++i) stack[i] = call.to_device(stack[i]);
 }
 
+std::atomic<std::int64_t>& waits() {
+  static std::atomic<std::int64_t> count{0};
+  return count;
+}
+
+// Operators that have to see values to return.
+bool reads_values(const c10::OperatorHandle& op) {
+  static const std::set<std::string> names{"aten::_local_scalar_dense", "aten::equal",   "aten::masked_select", "aten::nonzero",
+                                           "aten::repeat_interleave",   "aten::_unique2"};
+  return names.contains(op.operator_name().name);
+}
+
 void call_on_one_device(const c10::OperatorHandle& op, torch::jit::Stack* stack) {
+  if (reads_values(op)) ++waits();
   for (std::size_t i = stack->size() - op.schema().arguments().size(); i < stack->size(); ++i) check_devices((*stack)[i], op);
   call_on_host(op, *stack);
 }
 
 at::Tensor copy_from(const at::Tensor& from, const at::Tensor& to, bool non_blocking) {
+  if (!on_device(to) || (!on_device(from) && !non_blocking)) ++waits();
   const at::AutoDispatchBelowADInplaceOrView guard;
   HostCall call;
   call.to_host(to).toTensor().copy_(call.to_host(from).toTensor(), non_blocking);
@@ -183,6 +200,8 @@ at::Tensor copy_from_and_resize(const at::Tensor& from, const at::Tensor& to) {
 }
 
 }  // namespace
+
+std::int64_t waits_so_far() { return waits(); }
 
 void register_fake_gpu_operators() {
   using c10::DispatchKey;

@@ -6,6 +6,7 @@
 #include <gtest/gtest.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cmath>
 #include <filesystem>
 #include <limits>
@@ -183,6 +184,85 @@ TEST_F(GpuTrainingTest, StepsInBfloat16AreThoseOfTheCpu) {
     TrainStep found(on_gpu, {.adamw = {}, .recompute = recompute});
     for (int i = 0; i < 2; ++i) expect_same_step(found, expected, ids(i), 1.0 / 256, "step " + std::to_string(i));
   }
+}
+
+#if !defined(STABLEQAT_REAL_GPU)
+TEST_F(GpuTrainingTest, StartedStepsDoNotWait) {
+  CausalLm teacher_model(*source_, at::kFloat);
+  teacher_model.move_to(gpu());
+  const Teacher teacher{&teacher_model, 0.5, 2.0};
+  for (const Recompute recompute : {Recompute::kNone, Recompute::kSelective, Recompute::kBlock}) {
+    for (const at::ScalarType type : {at::kFloat, at::kBFloat16}) {
+      for (const Teacher* const with : {&teacher, static_cast<const Teacher*>(nullptr)}) {
+        QuantizedModel on_gpu = gpu_model(kSpecs[1], type);
+        if (with != nullptr) teacher_model.set_compute_dtype(type);
+        TrainStep step(on_gpu, {.adamw = {}, .max_grad_norm = 1.0, .recompute = recompute});
+        ASSERT_TRUE(step.runs_ahead());
+        step.accumulate(ids(0), 1.0, with);  // tables that are made once
+        step.start_update(1e-3);
+        const std::int64_t before = testing::fake_gpu_waits();
+        for (int i = 1; i < 4; ++i) {
+          step.accumulate(ids(i), 0.5, with);
+          step.accumulate_last(ids(i + 7), 0.5, with);
+          step.start_update(1e-3);
+        }
+        EXPECT_EQ(testing::fake_gpu_waits(), before)
+            << static_cast<int>(recompute) << ' ' << at::toString(type) << ' ' << (with != nullptr);
+        step.update(1e-3);
+        EXPECT_GT(testing::fake_gpu_waits(), before);
+      }
+    }
+  }
+}
+
+TEST_F(GpuTrainingTest, AlphasAreWaitedFor) {
+  QuantizedModel on_gpu = gpu_model(kSpecs[3], at::kFloat);
+  EXPECT_FALSE(TrainStep(on_gpu, {}).runs_ahead());
+}
+#endif
+
+std::vector<at::Tensor> state_of(QuantizedModel& model, TrainStep& step) {
+  std::vector<at::Tensor> tensors;
+  const auto add = [&tensors](const at::Tensor& tensor) { tensors.push_back(tensor.detach().cpu().clone()); };
+  for (std::size_t i = 0; i < step.optimizer().tensors().size(); ++i) {
+    add(step.optimizer().tensors()[i].value);
+    add(step.optimizer().first_moment(i));
+    add(step.optimizer().second_moment(i));
+  }
+  for (const QuantizedWeight& weight : model.weights()) add(weight.codes());
+  return tensors;
+}
+
+bool equal(const std::vector<at::Tensor>& a, const std::vector<at::Tensor>& b) {
+  return std::equal(a.begin(), a.end(), b.begin(), b.end(), [](const at::Tensor& x, const at::Tensor& y) { return x.equal(y); });
+}
+
+TEST_F(GpuTrainingTest, StepsFromAnUnsoundOneOnAreLeftOut) {
+  QuantizedModel on_gpu = gpu_model(kSpecs[0], at::kFloat);
+  TrainStep step(on_gpu, {.adamw = {}, .max_grad_norm = 1.0});
+  const auto clear_gradients = [&on_gpu] {
+    on_gpu.model().visit_parameters([](const std::string&, ParameterRole, at::Tensor& value) { value.mutable_grad().zero_(); });
+  };
+  step.accumulate(ids(0), 1.0);
+  EXPECT_TRUE(std::isfinite(step.start_update(1e-3)[0].item<double>()));
+  const std::vector<at::Tensor> before = state_of(on_gpu, step);
+  step.accumulate(ids(1), std::numeric_limits<double>::quiet_NaN());
+  EXPECT_FALSE(std::isfinite(step.start_update(1e-3)[0].item<double>()));
+  EXPECT_TRUE(equal(state_of(on_gpu, step), before));
+  clear_gradients();
+  step.accumulate(ids(2), 1.0);
+  EXPECT_FALSE(std::isfinite(step.start_update(1e-3)[0].item<double>()));
+  EXPECT_TRUE(equal(state_of(on_gpu, step), before));
+  EXPECT_EQ(step.optimizer().steps(), 3);
+  step.take_back(2);
+  EXPECT_EQ(step.optimizer().steps(), 1);
+  clear_gradients();
+  step.accumulate(ids(2), 1.0);
+  EXPECT_TRUE(std::isfinite(step.update(1e-3).norms.total));
+  EXPECT_FALSE(equal(state_of(on_gpu, step), before));
+  step.accumulate(ids(3), std::numeric_limits<double>::infinity());
+  EXPECT_THROW(step.update(1e-3), NumericError);
+  EXPECT_EQ(step.optimizer().steps(), 2);
 }
 
 TEST_F(GpuTrainingTest, ATeacherIsOnTheGpuToo) {

@@ -111,7 +111,7 @@ TEST_F(CudaKernelsTest, UpdateEqualsTheCpuBitForBit) {
       const DeviceArray<unsigned long long> d_counts(2);
       const QuantizedArrays<float> device{kRows, columns, d_weight.data(), d_gradient.data(), d_old.data(), 0.4F};
       check(kernels().surrogate_sums(nullptr, rule, device, 0.3, d_squares.data(), d_scale_gradient.data(), d_alpha.data()));
-      check(kernels().update_quantized(nullptr, rule, adamw, device,
+      check(kernels().update_quantized(nullptr, rule, adamw, nullptr, device,
                                        {d_first.data(), d_second.data(), d_new.data(), d_codes.data(), nullptr},
                                        {ElementType::kFloat, d_dequantized.data()}, d_counts.data()));
 

@@ -45,6 +45,8 @@ class AdamWElement {
         seed_(rule.seed),
         first_element_(static_cast<std::uint32_t>(rule.first_element)) {}
 
+  STABLEQAT_HOST_DEVICE void set_gradient_factor(double factor) { gradient_factor_ = T(factor); }
+
   // Moves the moments `first` and `second`; returns the new value.
   STABLEQAT_HOST_DEVICE T step(T value, T gradient, T& first, T& second) const {
     const T g = gradient * gradient_factor_;

@@ -33,6 +33,10 @@ struct DequantizedOutput {
   void* data = nullptr;  // [rows, columns], or null: none
 };
 
+// Device memory with what the gradients of a step are multiplied by, where only the GPU knows it: [1], or null: AdamWRule's factor is
+// taken. If it is not finite, nothing is changed.
+using FactorPointer = const double*;
+
 // Device memory that counts are added to: codes that changed, weights that were clipped.
 using CountsPointer = unsigned long long*;  // [2]
 
@@ -54,12 +58,13 @@ struct CudaKernels {
   // squares [rows], scale_gradient [rows], alpha_terms [rows] (null unless DSQ) are overwritten.
   Status (*surrogate_sums)(Stream stream, const QuantRule& rule, const QuantizedArrays<float>& arrays, double scale_factor, double* squares,
                            float* scale_gradient, double* alpha_terms);
-  Status (*update_quantized)(Stream stream, const QuantRule& rule, const AdamWRule& adamw, const QuantizedArrays<float>& arrays,
-                             const UpdateOutputs<float>& outputs, const DequantizedOutput& out, CountsPointer counts);
+  Status (*update_quantized)(Stream stream, const QuantRule& rule, const AdamWRule& adamw, FactorPointer factor,
+                             const QuantizedArrays<float>& arrays, const UpdateOutputs<float>& outputs, const DequantizedOutput& out,
+                             CountsPointer counts);
   // squares [ceil(count / kSquaresBlock)]
   Status (*squares)(Stream stream, std::int64_t count, const float* values, double* squares);
-  Status (*update_plain)(Stream stream, const AdamWRule& adamw, std::int64_t count, float* value, float* gradient, float* first,
-                         float* second);
+  Status (*update_plain)(Stream stream, const AdamWRule& adamw, FactorPointer factor, std::int64_t count, float* value, float* gradient,
+                         float* first, float* second);
 
   // rms_norm.h; workspace [kRmsNormBlocks, columns] of this header.
   Status (*rms_norm_forward)(Stream stream, ElementType type, std::int64_t rows, std::int64_t columns, const void* x, const void* delta,
@@ -86,7 +91,7 @@ struct CudaKernels {
 };
 
 // The library's only exported function; its version, so that a program does not use another version's table.
-inline constexpr int kCudaKernelsVersion = 1;
+inline constexpr int kCudaKernelsVersion = 2;
 inline constexpr const char* kCudaKernelsSymbol = "stableqat_cuda_kernels";
 using CudaKernelsFunction = const CudaKernels* (*)(int version);  // null: another version
 

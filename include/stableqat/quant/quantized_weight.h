@@ -59,6 +59,8 @@ class QuantizedWeight {
   kernels::QuantizeCounts last_counts() const;
   // Sums over weights on the same device, which is waited for once.
   static kernels::QuantizeCounts last_counts(std::span<const QuantizedWeight> weights);
+  // The same as a tensor where the weights are, not waited for: [2] float64, changed and clipped.
+  static at::Tensor last_counts_tensor(std::span<const QuantizedWeight> weights);
 
   // [N, M], codes * step: a leaf that requires grad. Its storage stays the same unless keep_dequantized() or move_to() is called.
   const at::Tensor& dequantized() const noexcept { return dequantized_; }
@@ -103,7 +105,8 @@ class QuantizedWeight {
 
   // Pass two: maps the gradient again, moves the master and its moments `first` and `second` (dense, of the master's shape; both of its
   // type or, on the CPU, both bfloat16), quantizes with the present scale(), and sets the accumulated gradient to zero.
-  void update(const kernels::AdamWRule& adamw, const at::Tensor& first, const at::Tensor& second);
+  // `gradient_factor` (on a GPU only: [] float64, there) stands in for the rule's; if it is not finite, nothing is changed.
+  void update(const kernels::AdamWRule& adamw, const at::Tensor& first, const at::Tensor& second, const at::Tensor& gradient_factor = {});
 
   // Sets the accumulated gradient to zero; its memory is there from then on.
   void clear_gradient();
@@ -139,7 +142,7 @@ class QuantizedWeight {
   at::Tensor own_steps() const;
   void quantize_on_gpu();
   GradientSums gradient_sums_on_gpu();
-  void update_on_gpu(const kernels::AdamWRule& adamw, const at::Tensor& first, const at::Tensor& second);
+  void update_on_gpu(const kernels::AdamWRule& adamw, const at::Tensor& first, const at::Tensor& second, const at::Tensor& gradient_factor);
   // Where the GPU's kernels put w_q, and the counts, set to zero.
   kernels::cuda::DequantizedOutput gpu_output() const;
   kernels::cuda::CountsPointer cleared_gpu_counts();

@@ -41,6 +41,10 @@ class AdamW {
 
   // All gradients of the step are multiplied by `gradient_factor` first.
   void begin_step(double learning_rate, double gradient_factor);
+  // The same with a factor that only the GPU knows yet: [] float64, there. If it is not finite, the step's updates change nothing, but the
+  // step is counted.
+  void begin_step(double learning_rate, const at::Tensor& gradient_factor);
+  const at::Tensor& gradient_factor_on_gpu() const noexcept { return gradient_factor_on_gpu_; }
 
   // The constants of the present step for tensor i.
   kernels::AdamWRule rule(std::size_t i) const;
@@ -62,6 +66,7 @@ class AdamW {
   std::int64_t steps_ = 0;
   double learning_rate_ = 0.0;
   double gradient_factor_ = 1.0;
+  at::Tensor gradient_factor_on_gpu_;  // undefined: gradient_factor_ is it
 };
 
 }  // namespace stableqat

@@ -7,6 +7,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <span>
 #include <vector>
 
 #include "stableqat/dist/communicator.h"
@@ -40,6 +41,13 @@ struct StepReport {
   kernels::QuantizeCounts counts;  // of the quantization that follows the update
 };
 
+// The same as TrainStep::start_update() leaves it: norms.total, .projection_weights, .scales, counts.changed, .clipped.
+inline constexpr std::int64_t kStepNumbers = 5;
+StepReport step_report(std::span<const double> numbers);
+
+// Throws NumericError for a total that is not finite.
+void require_finite(const GradientNorms& norms);
+
 // Gives every parameter a gradient, zero at first, whose memory then stays. Not thread-safe. Keeps references to the model and the
 // communicator.
 class TrainStep {
@@ -59,6 +67,15 @@ class TrainStep {
   // is changed when the gradient norm is not finite. A tensor without gradient counts as one whose gradient is zero. All ranks report the
   // same and throw the same.
   StepReport update(double learning_rate);
+
+  // update() that does not wait for a GPU. Returns the step's numbers, [kStepNumbers] float64 where the model is. If runs_ahead(), it does
+  // not throw: when the norm is not finite, or a loss of the step's micro-batches, the norm's total is so, and the GPU leaves out this step
+  // and all that follow. Whoever reads that tells take_back() how many those are.
+  at::Tensor start_update(double learning_rate);
+  void take_back(std::int64_t steps);
+
+  // Whether steps can be started without waiting for the one before: on a GPU. Not with DSQ, whose alphas the CPU moves.
+  bool runs_ahead() const noexcept { return runs_ahead_; }
 
   // Quantizes anew, on all ranks, after the trained tensors were set (from a checkpoint).
   void quantize();
@@ -80,12 +97,18 @@ class TrainStep {
   };
 
   std::vector<TrainedTensor> collect();
+  static bool is_projection(Kind kind) { return kind == Kind::kMaster || kind == Kind::kProjection; }
   void connect();
+  void run_ahead_where_possible();
   RowRange own_rows(const at::Tensor& tensor) const;
-  // Fills the slots' gradients.
-  GradientNorms measure_gradients();
+  // Fills the slots' gradients. Returns the norms as step_report() has them, [3] float64: on the GPU if runs_ahead(), else on the CPU.
+  at::Tensor measure_gradients();
   // `squares` in step with the slots.
-  GradientNorms norms_of(const std::vector<double>& squares);
+  at::Tensor norms_of(const std::vector<double>& squares);
+  at::Tensor norms_on_gpu(const std::vector<at::Tensor>& squares) const;
+  void begin_clipped_step(double learning_rate, const at::Tensor& norms);
+  // Of the quantizations of all ranks, as step_report() has them.
+  at::Tensor counts();
 
   QuantizedModel& model_;
   TrainStepOptions options_;
@@ -95,6 +118,10 @@ class TrainStep {
   AdamW optimizer_;
   std::unique_ptr<GradientExchange> gradients_;  // absent for one rank
   std::unique_ptr<WeightExchange> weights_;
+  bool runs_ahead_ = false;
+  // If runs_ahead():
+  at::Tensor soundness_;  // not finite once a loss of this step's micro-batches, or the norm of a step before, is not
+  at::Tensor is_part_;    // [3, slots] float64, 1 where a slot belongs to a norm
 };
 
 }  // namespace stableqat

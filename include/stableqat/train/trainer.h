@@ -1,6 +1,8 @@
 // A whole training run from its configuration: data, model, steps, metrics, evaluation, checkpoints, resumption.
 #pragma once
 
+#include <c10/core/Device.h>
+
 #include <filesystem>
 #include <memory>
 
@@ -33,5 +35,8 @@ TrainOutcome train(const TrainConfig& config, const TrainerCallbacks& callbacks)
 // the same number it is the same bit for bit. Checkpoints are those of a single process. Only rank 0 calls `log`; a stop requested on any
 // rank stops all after the present step. Throws also LostRankError, and ConfigError that names the key for ranks that differ.
 TrainOutcome train(const TrainConfig& config, const TrainerCallbacks& callbacks, Communicator& communicator);
+
+// The same on a device that the caller has opened, in the place of train.device: open_device() does it for CUDA.
+TrainOutcome train(const TrainConfig& config, const TrainerCallbacks& callbacks, Communicator& communicator, at::Device device);
 
 }  // namespace stableqat

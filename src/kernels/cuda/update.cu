@@ -47,8 +47,9 @@ __global__ void surrogate_sums_kernel(Surrogate surrogate, QuantizedArrays<float
 }
 
 template <class Team, class T, class Surrogate>
-__global__ void update_quantized_kernel(Surrogate surrogate, AdamWElement<float> adamw, QuantizedArrays<float> arrays,
+__global__ void update_quantized_kernel(Surrogate surrogate, AdamWElement<float> adamw, FactorPointer factor, QuantizedArrays<float> arrays,
                                         UpdateOutputs<float> outputs, T* dequantized, CountsPointer total) {
+  if (!take_factor(factor, adamw)) return;
   const Team team;
   QuantizeCounts counts;
   for (std::int64_t row = Team::first_row(); row < arrays.rows; row += Team::row_stride()) {
@@ -74,8 +75,9 @@ __global__ void squares_kernel(std::int64_t count, const float* values, double* 
   }
 }
 
-__global__ void update_plain_kernel(AdamWElement<float> adamw, std::int64_t count, float* value, float* gradient, float* first,
-                                    float* second) {
+__global__ void update_plain_kernel(AdamWElement<float> adamw, FactorPointer factor, std::int64_t count, float* value, float* gradient,
+                                    float* first, float* second) {
+  if (!take_factor(factor, adamw)) return;
   const std::int64_t stride = std::int64_t{gridDim.x} * blockDim.x;
   for (std::int64_t i = std::int64_t{blockIdx.x} * blockDim.x + threadIdx.x; i < count; i += stride) {
     value[i] = adamw.step(value[i], gradient[i], first[i], second[i]);
@@ -108,13 +110,14 @@ Status surrogate_sums(Stream stream, const QuantRule& rule, const QuantizedArray
   });
 }
 
-Status update_quantized(Stream stream, const QuantRule& rule, const AdamWRule& adamw, const QuantizedArrays<float>& arrays,
-                        const UpdateOutputs<float>& outputs, const DequantizedOutput& out, CountsPointer counts) {
+Status update_quantized(Stream stream, const QuantRule& rule, const AdamWRule& adamw, FactorPointer factor,
+                        const QuantizedArrays<float>& arrays, const UpdateOutputs<float>& outputs, const DequantizedOutput& out,
+                        CountsPointer counts) {
   return with_surrogate(rule, arrays.alpha, [&](auto surrogate) {
     return with_element(out.type, [&]<class T>() {
       return with_team(arrays.rows, arrays.columns, [&]<class Team>(unsigned blocks) {
-        update_quantized_kernel<Team, T><<<blocks, kThreads, 0, as_stream(stream)>>>(surrogate, AdamWElement<float>(adamw), arrays, outputs,
-                                                                                     static_cast<T*>(out.data), counts);
+        update_quantized_kernel<Team, T><<<blocks, kThreads, 0, as_stream(stream)>>>(surrogate, AdamWElement<float>(adamw), factor, arrays,
+                                                                                     outputs, static_cast<T*>(out.data), counts);
         return launched();
       });
     });
@@ -126,9 +129,10 @@ Status squares(Stream stream, std::int64_t count, const float* values, double* s
   return launched();
 }
 
-Status update_plain(Stream stream, const AdamWRule& adamw, std::int64_t count, float* value, float* gradient, float* first, float* second) {
-  update_plain_kernel<<<blocks_for(count, kThreads), kThreads, 0, as_stream(stream)>>>(AdamWElement<float>(adamw), count, value, gradient,
-                                                                                       first, second);
+Status update_plain(Stream stream, const AdamWRule& adamw, FactorPointer factor, std::int64_t count, float* value, float* gradient,
+                    float* first, float* second) {
+  update_plain_kernel<<<blocks_for(count, kThreads), kThreads, 0, as_stream(stream)>>>(AdamWElement<float>(adamw), factor, count, value,
+                                                                                       gradient, first, second);
   return launched();
 }
 

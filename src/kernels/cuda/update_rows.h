@@ -62,6 +62,13 @@ STABLEQAT_HOST_DEVICE RowSums surrogate_sums_of_row(const Team& team, const Surr
   return {team.sum(sums.squares), team.sum(sums.scale), Surrogate::kHasAlpha ? static_cast<double>(divisor) * team.sum(sums.alpha) : 0.0};
 }
 
+// Takes the step's factor from device memory, if it is there. False: it is not finite, and the step is left out.
+STABLEQAT_HOST_DEVICE inline bool take_factor(const double* factor, AdamWElement<float>& adamw) {
+  if (factor == nullptr) return true;
+  adamw.set_gradient_factor(*factor);
+  return *factor - *factor == 0.0;
+}
+
 // What pass two changes in a row.
 struct MovedRow {
   float* weight;
