@@ -102,6 +102,8 @@ struct Products {
     x_scale = at::empty({m});
     dy_codes = at::zeros({m, kernels::quantized_row_stride(N)}, at::kShort);
     dy_scale = at::empty({m});
+    x_bytes = at::zeros({m, kernels::byte_row_stride(M)}, at::kByte);
+    dy_bytes = at::zeros({m, kernels::byte_row_stride(N)}, at::kByte);
   }
 
   double flops() const { return 2 * static_cast<double>(m) * static_cast<double>(N) * static_cast<double>(M); }
@@ -125,10 +127,19 @@ struct Products {
   void integer_input_gradient() const {
     done(table->integer_input_gradient(m, rows_of(dy_codes, dy_scale), weight(), writable(dx), M, false));
   }
+  // Scales become those of the bytes.
+  void quantize_x_to_bytes() const {
+    table->quantize_rows_to_bytes(m, M, readable(x), M, nullptr, x_bytes.data_ptr<std::uint8_t>(), writable(x_scale));
+  }
+  void quantize_dy_to_bytes() const {
+    table->quantize_rows_to_bytes(m, N, readable(dy), N, readable(scale), dy_bytes.data_ptr<std::uint8_t>(), writable(dy_scale));
+  }
+  void byte_forward() const { done(table->byte_forward(m, bytes_of(x_bytes, x_scale), weight(), readable(scale), writable(y), N, false)); }
+  void byte_input_gradient() const { done(table->byte_input_gradient(m, bytes_of(dy_bytes, dy_scale), weight(), writable(dx), M, false)); }
 
   const kernels::GemmKernels* table;
   std::int64_t m, N, M;
-  at::Tensor x, dy, codes, scale, w, y, dx, dw, x_codes, x_scale, dy_codes, dy_scale;
+  at::Tensor x, dy, codes, scale, w, y, dx, dw, x_codes, x_scale, dy_codes, dy_scale, x_bytes, dy_bytes;
 
  private:
   static void done(bool had_memory) {
@@ -136,6 +147,9 @@ struct Products {
   }
   static kernels::QuantizedRows rows_of(const at::Tensor& values, const at::Tensor& scales) {
     return {values.const_data_ptr<std::int16_t>(), values.size(1), readable(scales)};
+  }
+  static kernels::ByteRows bytes_of(const at::Tensor& values, const at::Tensor& scales) {
+    return {values.const_data_ptr<std::uint8_t>(), values.size(1), readable(scales)};
   }
   kernels::GemmCodes weight() const { return {codes.const_data_ptr<std::int8_t>(), N, M}; }
 };
@@ -173,6 +187,12 @@ void check_products(const kernels::GemmKernels& table) {
   p.quantize_dy();
   p.integer_input_gradient();
   require_product("integer_input_gradient", p.dx, rounded_rows(p.dy_codes, p.dy_scale, p.N), wide(p.codes));
+  p.quantize_x_to_bytes();
+  p.quantize_dy_to_bytes();
+  p.byte_forward();
+  require_product("byte_forward", p.y, rounded_rows(p.x_bytes.to(at::kShort) - 128, p.x_scale, p.M), w.t());
+  p.byte_input_gradient();
+  require_product("byte_input_gradient", p.dx, rounded_rows(p.dy_bytes.to(at::kShort) - 128, p.dy_scale, p.N), wide(p.codes));
 }
 
 }  // namespace
@@ -193,6 +213,8 @@ std::vector<KernelCase> gemm_cases(const KernelBenchOptions& options, kernels::I
       std::make_shared<const Products>(table, options.batch * options.tokens, options.model.intermediate_size, options.model.hidden_size);
   p->quantize_x();
   p->quantize_dy();
+  p->quantize_x_to_bytes();
+  p->quantize_dy_to_bytes();
   const auto check = [&table] { check_products(table); };
   std::vector<KernelCase> cases;
   const auto add = [&](const char* name, void (Products::*run)() const) {
@@ -205,9 +227,13 @@ std::vector<KernelCase> gemm_cases(const KernelBenchOptions& options, kernels::I
   add("bf16_input_gradient", &Products::bf16_input_gradient);
   add("integer_forward", &Products::integer_forward);
   add("integer_input_gradient", &Products::integer_input_gradient);
+  add("byte_forward", &Products::byte_forward);
+  add("byte_input_gradient", &Products::byte_input_gradient);
   const auto streamed = std::make_shared<const Products>(table, streaming_rows(p->M), 1, p->M);
   cases.push_back({"quantize_rows", KernelBound::kMemory, static_cast<double>(streamed->x.nbytes() + streamed->x_codes.nbytes()), check,
                    [streamed] { streamed->quantize_x(); }});
+  cases.push_back({"quantize_rows_to_bytes", KernelBound::kMemory, static_cast<double>(streamed->x.nbytes() + streamed->x_bytes.nbytes()),
+                   check, [streamed] { streamed->quantize_x_to_bytes(); }});
   return cases;
 }
 

@@ -27,20 +27,32 @@ using torch::autograd::AutogradContext;
 using torch::autograd::Function;
 using torch::autograd::variable_list;
 
-// A matrix rounded to 16-bit integers row by row.
+// A matrix rounded to integers row by row: 16-bit ones (two digits) or bytes (one).
 struct RoundedRows {
-  at::Tensor codes;  // [R, quantized_row_stride(columns)] int16
+  at::Tensor codes;  // [R, quantized_row_stride(columns)] int16, or [R, byte_row_stride(columns)] uint8
   at::Tensor scale;  // [R]
 
-  kernels::QuantizedRows view() const { return {codes.const_data_ptr<std::int16_t>(), codes.size(1), scale.const_data_ptr<float>()}; }
+  bool in_bytes() const { return codes.scalar_type() == at::kByte; }
+  kernels::QuantizedRows shorts() const { return {codes.const_data_ptr<std::int16_t>(), codes.size(1), scale.const_data_ptr<float>()}; }
+  kernels::ByteRows bytes() const { return {codes.const_data_ptr<std::uint8_t>(), codes.size(1), scale.const_data_ptr<float>()}; }
 };
 
-RoundedRows round_rows(const at::Tensor& x, const at::Tensor& column_scale = {}) {
-  RoundedRows rounded{at::empty({x.size(0), kernels::quantized_row_stride(x.size(1))}, x.options().dtype(at::kShort)),
-                      at::empty({x.size(0)}, x.options())};
-  kernels::gemm_kernels().quantize_rows(x.size(0), x.size(1), x.const_data_ptr<float>(), x.stride(0),
-                                        column_scale.defined() ? column_scale.const_data_ptr<float>() : nullptr,
-                                        rounded.codes.mutable_data_ptr<std::int16_t>(), rounded.scale.mutable_data_ptr<float>());
+RoundedRows round_rows(const at::Tensor& x, int digits, const at::Tensor& column_scale = {}) {
+  const std::int64_t rows = x.size(0);
+  const std::int64_t columns = x.size(1);
+  const auto* const values = x.const_data_ptr<float>();
+  const auto* const column_scales = column_scale.defined() ? column_scale.const_data_ptr<float>() : nullptr;
+  const kernels::GemmKernels& kernels = kernels::gemm_kernels();
+  RoundedRows rounded{{}, at::empty({rows}, x.options())};
+  auto* const scales = rounded.scale.mutable_data_ptr<float>();
+  if (digits == 1) {
+    rounded.codes = at::empty({rows, kernels::byte_row_stride(columns)}, x.options().dtype(at::kByte));
+    kernels.quantize_rows_to_bytes(rows, columns, values, x.stride(0), column_scales, rounded.codes.mutable_data_ptr<std::uint8_t>(),
+                                   scales);
+  } else {
+    rounded.codes = at::empty({rows, kernels::quantized_row_stride(columns)}, x.options().dtype(at::kShort));
+    kernels.quantize_rows(rows, columns, values, x.stride(0), column_scales, rounded.codes.mutable_data_ptr<std::int16_t>(), scales);
+  }
   return rounded;
 }
 
@@ -48,25 +60,35 @@ kernels::GemmCodes codes_of(const at::Tensor& codes) { return {codes.const_data_
 
 at::Tensor integer_forward(const RoundedRows& x, const at::Tensor& codes, const at::Tensor& step) {
   at::Tensor y = at::empty({x.scale.size(0), codes.size(0)}, step.options());
-  matmul::require_memory(kernels::gemm_kernels().integer_forward(y.size(0), x.view(), codes_of(codes), step.const_data_ptr<float>(),
-                                                                 y.mutable_data_ptr<float>(), y.size(1), false));
+  const auto product = [&](auto kernel, auto rows) {
+    matmul::require_memory(
+        kernel(y.size(0), rows, codes_of(codes), step.const_data_ptr<float>(), y.mutable_data_ptr<float>(), y.size(1), false));
+  };
+  const kernels::GemmKernels& kernels = kernels::gemm_kernels();
+  x.in_bytes() ? product(kernels.byte_forward, x.bytes()) : product(kernels.integer_forward, x.shorts());
   return y;
 }
 
-void add_integer_input_gradient(at::Tensor& dx, const at::Tensor& dy, const at::Tensor& codes, const at::Tensor& step) {
+void add_integer_input_gradient(at::Tensor& dx, const at::Tensor& dy, int digits, const at::Tensor& codes, const at::Tensor& step) {
   const bool accumulate = dx.defined();
   if (!accumulate) dx = at::empty({dy.size(0), codes.size(1)}, dy.options());
-  const RoundedRows rounded = round_rows(dy, step);
-  matmul::require_memory(kernels::gemm_kernels().integer_input_gradient(dy.size(0), rounded.view(), codes_of(codes),
-                                                                        dx.mutable_data_ptr<float>(), dx.size(1), accumulate));
+  const RoundedRows rounded = round_rows(dy, digits, step);
+  const auto product = [&](auto kernel, auto rows) {
+    matmul::require_memory(kernel(dy.size(0), rows, codes_of(codes), dx.mutable_data_ptr<float>(), dx.size(1), accumulate));
+  };
+  const kernels::GemmKernels& kernels = kernels::gemm_kernels();
+  digits == 1 ? product(kernels.byte_input_gradient, rounded.bytes()) : product(kernels.integer_input_gradient, rounded.shorts());
 }
 
 void add_integer_weight_gradient(at::Tensor& gradient, const at::Tensor& dy, const RoundedRows& x, std::int64_t columns) {
-  const kernels::GemmKernels& kernels = kernels::gemm_kernels();
   const bool accumulate = gradient.defined();
   if (!accumulate) gradient = at::empty({dy.size(1), columns}, dy.options());
-  matmul::require_memory(kernels.integer_weight_gradient(dy.size(0), dy.size(1), columns, dy.const_data_ptr<float>(), x.view(),
-                                                         gradient.mutable_data_ptr<float>(), accumulate, kernels.has_fast_bf16));
+  const kernels::GemmKernels& kernels = kernels::gemm_kernels();
+  const auto product = [&](auto kernel, auto rows) {
+    matmul::require_memory(kernel(dy.size(0), dy.size(1), columns, dy.const_data_ptr<float>(), rows, gradient.mutable_data_ptr<float>(),
+                                  accumulate, kernels.has_fast_bf16));
+  };
+  x.in_bytes() ? product(kernels.byte_weight_gradient, x.bytes()) : product(kernels.integer_weight_gradient, x.shorts());
 }
 
 using Source = LayerInput::Source;
@@ -88,19 +110,19 @@ class LinearFunction : public Function<LinearFunction> {
     bool takes_plain = false;
     variable_list outputs;
     variable_list saved(kFirstLayer);
-    c10::List<bool> integer;
+    c10::List<std::int64_t> digits;
     for (std::size_t i = 0; i < layers.size(); ++i) {
       const Linear& layer = *layers[i];
       at::Tensor y;
-      if (layer.integer) {
-        if (!rounded.codes.defined()) rounded = round_rows(rows);
+      if (layer.digits > 0) {
+        if (!rounded.codes.defined()) rounded = round_rows(rows, layer.digits);
         y = integer_forward(rounded, layer.codes, layer.step);
       } else {
         takes_plain = true;
         y = layer.codes.defined() ? matmul::forward(rows, layer.codes, layer.step)
                                   : matmul::forward(rows, layer.compute.defined() ? layer.compute : weights[i]);
       }
-      integer.push_back(layer.integer);
+      digits.push_back(layer.digits);
       std::vector<std::int64_t> shape = x.sizes().vec();
       shape.back() = y.size(1);
       outputs.push_back(y.view(shape));
@@ -119,7 +141,7 @@ class LinearFunction : public Function<LinearFunction> {
     context->saved_data["source"] = static_cast<std::int64_t>(input.source);
     context->saved_data["eps"] = input.eps;
     context->saved_data["shape"] = x.sizes().vec();
-    context->saved_data["integer"] = integer;
+    context->saved_data["digits"] = digits;
     context->save_for_backward(std::move(saved));
     return outputs;
   }
@@ -127,8 +149,8 @@ class LinearFunction : public Function<LinearFunction> {
   static variable_list backward(AutogradContext* context, variable_list gradients) {
     RECORD_USER_SCOPE("gemm");
     variable_list saved = context->get_saved_variables();
-    const c10::List<bool> integer = context->saved_data["integer"].toBoolList();
-    const auto [plain, rounded] = input_of(context, saved, integer);
+    const std::vector<std::int64_t> digits = context->saved_data["digits"].toIntVector();
+    const auto [plain, rounded] = input_of(context, saved, digits);
     at::Tensor dx;
     variable_list results(1);
     for (std::size_t i = 0; i < gradients.size(); ++i) {
@@ -141,8 +163,8 @@ class LinearFunction : public Function<LinearFunction> {
       if (!gradients[i].defined()) continue;
       const at::Tensor dy = rows_of(gradients[i]).contiguous();
       if (context->needs_input_grad(0)) {
-        if (integer[i]) {
-          add_integer_input_gradient(dx, dy, codes, step);
+        if (digits[i] > 0) {
+          add_integer_input_gradient(dx, dy, static_cast<int>(digits[i]), codes, step);
         } else if (codes.defined()) {
           matmul::add_input_gradient(dx, dy, codes, step);
         } else {
@@ -151,7 +173,7 @@ class LinearFunction : public Function<LinearFunction> {
       }
       if (!context->needs_input_grad(i + 1)) continue;
       at::Tensor& gradient = weight.is_leaf() ? weight.mutable_grad() : results.back();
-      if (integer[i]) {
+      if (digits[i] > 0) {
         add_integer_weight_gradient(gradient, dy, rounded, weight.size(1));
       } else {
         matmul::add_weight_gradient(gradient, weight.scalar_type(), dy, plain);
@@ -175,14 +197,15 @@ class LinearFunction : public Function<LinearFunction> {
     RoundedRows rounded;
   };
 
-  static Input input_of(AutogradContext* context, const variable_list& saved, const c10::List<bool>& integer) {
+  static Input input_of(AutogradContext* context, const variable_list& saved, const std::vector<std::int64_t>& digits) {
     const auto source = static_cast<Source>(context->saved_data["source"].toInt());
     Input input{saved[kPlain], {saved[kCodes], saved[kScale]}};
     if (source == Source::kKept) return input;
     if (source != Source::kKeptElsewhere) {
       input.plain = rows_of(made_again(source, saved[kMadeFrom], saved[kMadeFrom + 1], context->saved_data["eps"].toDouble()));
     }
-    if (std::find(integer.begin(), integer.end(), true) != integer.end()) input.rounded = round_rows(input.plain);
+    const auto rounding = std::find_if(digits.begin(), digits.end(), [](std::int64_t count) { return count > 0; });
+    if (rounding != digits.end()) input.rounded = round_rows(input.plain, static_cast<int>(*rounding));
     return input;
   }
 };

@@ -164,7 +164,7 @@ void QuantizedModel::set_code_products(CodeProducts products) {
         {"products with codes", "a model that is not computed in float32", "float32", "use float32, or products without codes"});
   }
   products_ = products;
-  model_.set_bf16_head_gradients(products == CodeProducts::kInteger);
+  model_.set_bf16_head_gradients(digits_of(products) > 0);
   refresh_codes();
 }
 
@@ -190,7 +190,7 @@ void QuantizedModel::refresh_codes() {
     const bool from_codes = products_ != CodeProducts::kOff;
     layer.codes = from_codes ? weight.codes() : at::Tensor();
     layer.step = from_codes ? weight.step() : at::Tensor();
-    layer.integer = products_ == CodeProducts::kInteger && weight.scales_per_row() == 1;
+    layer.digits = weight.scales_per_row() == 1 ? digits_of(products_) : 0;
     weight.keep_dequantized(!from_codes);
   });
 }

@@ -64,8 +64,9 @@ Counts count(const ModelConfig& model, const std::optional<QuantizationSettings>
 }
 
 // Bytes that one row (token) of a block keeps from forward to backward: inputs of norms, of products, of attention and of the gate.
-// Products of integers keep their input as 16-bit integers, selective recomputation keeps none of them.
-double block_bytes_per_row(const ModelConfig& model, double element, bool integer_products, bool keeps_inputs) {
+// Products of integers keep their input as integers of so many digits of a byte (0: no such products), selective recomputation keeps none
+// of them.
+double block_bytes_per_row(const ModelConfig& model, double element, int digits, bool keeps_inputs) {
   const auto c = static_cast<double>(model.hidden_size);
   const auto f = static_cast<double>(model.intermediate_size);
   const auto q = static_cast<double>(model.num_attention_heads * model.head_dim);
@@ -73,7 +74,7 @@ double block_bytes_per_row(const ModelConfig& model, double element, bool intege
   const double norms = 2 * c + (model.qk_norm ? q + kv : 0);
   const double attention = 2 * q + 2 * kv + static_cast<double>(model.num_attention_heads);  // q, out, k, v, log-sums
   const double gate = 2 * f;
-  const double products = integer_products ? 2 * (2 * c + q + f) : element * (2 * c + f);  // attention's out is kept above already
+  const double products = digits > 0 ? digits * (2 * c + q + f) : element * (2 * c + f);  // attention's out is kept above already
   return element * (norms + attention + gate) + (keeps_inputs ? products : 0);
 }
 
@@ -126,7 +127,7 @@ MemoryEstimate estimate_memory(const ModelConfig& model, const TrainConfig& conf
   const Counts counts = count(model, settings);
   const auto master = static_cast<double>(at::elementSize(types.master));
   const auto element = static_cast<double>(at::elementSize(types.compute));
-  const bool integer_products = types.products == CodeProducts::kInteger && settings && settings->spec.group_size == 0;
+  const int digits = settings && settings->spec.group_size == 0 ? digits_of(types.products) : 0;
   const bool has_kernels = types.compute == at::kFloat;
 
   const auto parameters = static_cast<double>(counts.parameters());
@@ -140,7 +141,7 @@ MemoryEstimate estimate_memory(const ModelConfig& model, const TrainConfig& conf
   const auto width = static_cast<double>(model.hidden_size);
   const auto layers = static_cast<double>(model.num_hidden_layers);
   const bool keeps_inputs = config.train.recompute != TrainConfig::Recompute::kSelective;
-  const double block = rows * block_bytes_per_row(model, element, integer_products, keeps_inputs) * plain_form_factor(types.compute);
+  const double block = rows * block_bytes_per_row(model, element, digits, keeps_inputs) * plain_form_factor(types.compute);
   const double edges = 3 * rows * width * element;  // embedding, input of the last norm, its output
   const double blocks = config.train.recompute == TrainConfig::Recompute::kBlock ? block + layers * rows * width * element : layers * block;
 

@@ -94,6 +94,20 @@ TrainStepOptions train_step_options(const TrainConfig& config) {
 
 namespace {
 
+// kOff: none of integers.
+CodeProducts products_of(TrainConfig::Compute compute) {
+  switch (compute) {
+    case TrainConfig::Compute::kInt8x1:
+      return CodeProducts::kInt8x1;
+    case TrainConfig::Compute::kInt8x2:
+      return CodeProducts::kInt8x2;
+    case TrainConfig::Compute::kAuto:
+    case TrainConfig::Compute::kFloat:
+      break;
+  }
+  return CodeProducts::kOff;
+}
+
 NumericTypes gpu_types(TrainConfig::Precision precision, std::vector<std::string>& notices) {
   switch (precision) {
     case TrainConfig::Precision::kFloat64:
@@ -132,20 +146,21 @@ NumericTypes cpu_types(TrainConfig::Precision precision, std::vector<std::string
 
 NumericTypes numeric_types(TrainConfig::Precision precision, TrainConfig::Compute compute, TrainConfig::Device device,
                            std::vector<std::string>& notices) {
+  const CodeProducts integer_products = products_of(compute);
   if (device == TrainConfig::Device::kCuda) {
-    if (compute != TrainConfig::Compute::kInt8x2) return gpu_types(precision, notices);
-    throw ConfigError({"train.compute", "int8x2 on a GPU", "float", "leave train.compute out, or use train.device cpu"});
+    if (integer_products == CodeProducts::kOff) return gpu_types(precision, notices);
+    throw ConfigError({"train.compute", "integer products on a GPU", "float", "leave train.compute out, or use train.device cpu"});
   }
-  if (compute != TrainConfig::Compute::kInt8x2) {
+  if (integer_products == CodeProducts::kOff) {
     NumericTypes types = cpu_types(precision, notices);
     if (types.master == at::kFloat && types.compute == at::kFloat) types.products = CodeProducts::kFloat;
     return types;
   }
   if (precision == TrainConfig::Precision::kBfloat16 || precision == TrainConfig::Precision::kFloat64) {
-    throw ConfigError({"train.compute", "int8x2 in another train.precision than float32", "train.precision float32 or auto",
+    throw ConfigError({"train.compute", "integer products in another train.precision than float32", "train.precision float32 or auto",
                        "leave train.precision out, or use train.compute float"});
   }
-  return {at::kFloat, at::kFloat, CodeProducts::kInteger};
+  return {at::kFloat, at::kFloat, integer_products};
 }
 
 namespace {

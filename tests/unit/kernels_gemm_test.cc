@@ -64,6 +64,22 @@ Rounded round_rows(const GemmKernels& kernels, const std::vector<float>& x, std:
   return result;
 }
 
+struct Bytes {
+  std::vector<std::uint8_t> codes;
+  std::vector<float> scale;
+  std::int64_t ld;
+  ByteRows view() const { return {codes.data(), ld, scale.data()}; }
+  int code(std::int64_t row, std::int64_t column) const { return codes[static_cast<std::size_t>(row * ld + column)] - 128; }
+};
+
+Bytes round_to_bytes(const GemmKernels& kernels, const std::vector<float>& x, std::int64_t rows, const float* column_scale) {
+  const std::int64_t k = static_cast<std::int64_t>(x.size()) / rows;
+  Bytes result{{}, std::vector<float>(static_cast<std::size_t>(rows)), byte_row_stride(k)};
+  result.codes.assign(static_cast<std::size_t>(rows * result.ld), 99);
+  kernels.quantize_rows_to_bytes(rows, k, x.data(), k, column_scale, result.codes.data(), result.scale.data());
+  return result;
+}
+
 // Compares c [m, n] with sum_k a(i, k) b(k, j) in double. Any order of k rounded additions stays within k * eps * sum |a b|.
 template <class A, class B>
 void expect_product(const std::vector<float>& c, std::int64_t m, std::int64_t n, std::int64_t k, A&& a, B&& b, double start) {
@@ -157,6 +173,24 @@ TEST(Gemm, RowsAreRoundedToSixteenBits) {
   });
 }
 
+TEST(Gemm, RowsAreRoundedToBytes) {
+  for_all([](const GemmKernels& kernels, const GemmShape& s) {
+    const Matrices in(s);
+    const Bytes rows = round_to_bytes(kernels, in.dy, s.rows, in.step.data());
+    for (std::int64_t i = 0; i < s.rows; ++i) {
+      const auto value = [&](std::int64_t j) {
+        return in.dy[static_cast<std::size_t>(i * s.n + j)] * in.step[static_cast<std::size_t>(j)];
+      };
+      float largest = 0.0f;
+      for (std::int64_t j = 0; j < s.n; ++j) largest = std::max(largest, std::abs(value(j)));
+      ASSERT_EQ(rows.scale[static_cast<std::size_t>(i)], largest / 127.0f);
+      for (std::int64_t j = 0; j < rows.ld; ++j) {
+        ASSERT_EQ(rows.code(i, j), j < s.n ? static_cast<int>(std::nearbyint(value(j) * (127.0f / largest))) : 0) << i << ", " << j;
+      }
+    }
+  });
+}
+
 TEST(Gemm, RowsOfZerosTinyOrNotFinite) {
   for (const Isa isa : testing::supported_isas()) {
     std::vector<float> x(5 * 40, 0.0f);
@@ -173,6 +207,14 @@ TEST(Gemm, RowsOfZerosTinyOrNotFinite) {
     EXPECT_TRUE(std::all_of(rows.codes.begin(), rows.codes.begin() + 4 * rows.ld, [](int code) { return code == 0; }));
     EXPECT_EQ(rows.codes[static_cast<std::size_t>(4 * rows.ld + 7)], -32767);
     EXPECT_NEAR(rows.codes[static_cast<std::size_t>(4 * rows.ld + 8)], 16384, 1);
+    const Bytes bytes = round_to_bytes(gemm_kernels(isa), x, 5, nullptr);
+    EXPECT_EQ(bytes.scale[0], 0.0f);
+    EXPECT_TRUE(std::isnan(bytes.scale[1]));
+    EXPECT_TRUE(std::isnan(bytes.scale[2]));
+    EXPECT_EQ(bytes.scale[3], 0.0f);
+    EXPECT_TRUE(std::all_of(bytes.codes.begin(), bytes.codes.begin() + 4 * bytes.ld, [](int code) { return code == 128; }));
+    EXPECT_EQ(bytes.code(4, 7), -127);
+    EXPECT_NEAR(bytes.code(4, 8), 64, 1);
   }
 }
 
@@ -188,6 +230,27 @@ TEST(Gemm, LargestIntegerSums) {
     ASSERT_TRUE(kernels.integer_forward(s.rows, x.view(), {codes.data(), s.n, s.m}, ones.data(), y.data(), s.n, false));
     const double eps = std::numeric_limits<float>::epsilon();
     for (const float value : y) ASSERT_NEAR(value, -128.0 * static_cast<double>(s.m), 8 * eps * 128.0 * static_cast<double>(s.m));
+  }
+}
+
+// Likewise for bytes; sums of pairs overflow 16 bits unless large codes are told from small ones.
+TEST(Gemm, LargestByteSums) {
+  const GemmShape s{3, 40, 2048};
+  const std::vector<float> ones(static_cast<std::size_t>(s.m), 1.0f);
+  for (const Isa isa : testing::supported_isas()) {
+    const GemmKernels& kernels = gemm_kernels(isa);
+    for (const float sign : {1.0f, -1.0f}) {
+      const Bytes x = round_to_bytes(kernels, std::vector<float>(static_cast<std::size_t>(s.rows * s.m), sign), s.rows, nullptr);
+      for (const int code : {15, 16, 17, -16, -17, 127, -128}) {
+        std::vector<std::int8_t> codes(static_cast<std::size_t>(s.n * s.m), static_cast<std::int8_t>(code));
+        std::vector<float> y(static_cast<std::size_t>(s.rows * s.n));
+        ASSERT_TRUE(kernels.byte_forward(s.rows, x.view(), {codes.data(), s.n, s.m}, ones.data(), y.data(), s.n, false));
+        const double expected = static_cast<double>(sign) * code * static_cast<double>(s.m);
+        for (const float value : y) {
+          ASSERT_NEAR(value, expected, 8 * std::numeric_limits<float>::epsilon() * std::abs(expected)) << isa_name(isa) << ' ' << code;
+        }
+      }
+    }
   }
 }
 
@@ -222,66 +285,100 @@ TEST(Gemm, CodesEqualTheDequantizedWeight) {
   });
 }
 
+// One block: conversion and two scales, each rounded once. More: each partial sum likewise, and the additions.
+void expect_scaled_sum(float found, std::int64_t sum, std::int64_t magnitude, std::int64_t terms, double scale) {
+  const std::int64_t blocks = (terms + kGemmDepth - 1) / kGemmDepth;
+  const double eps = std::numeric_limits<float>::epsilon() / 2;
+  const double bound =
+      blocks == 1 ? 3 * eps * std::abs(static_cast<double>(sum)) : static_cast<double>(blocks + 3) * eps * static_cast<double>(magnitude);
+  ASSERT_NEAR(found, static_cast<double>(sum) * scale, bound * scale);
+}
+
+// y [rows, n] = x w_q^T and dx [rows, m] = dy w_q, where x(i, l) and dy(i, l) are the rounded rows' integers.
+template <class X, class Dy>
+void expect_integer_products(const GemmShape& s, const Matrices& in, const std::vector<float>& y, const std::vector<float>& dx, X&& x,
+                             const std::vector<float>& x_scale, Dy&& dy, const std::vector<float>& dy_scale) {
+  const auto code = [&](std::int64_t row, std::int64_t column) {
+    return std::int64_t{in.codes[static_cast<std::size_t>(row * s.m + column)]};
+  };
+  const auto expect = [](float found, std::int64_t terms, double scale, auto&& term) {
+    std::int64_t sum = 0, magnitude = 0;
+    for (std::int64_t l = 0; l < terms; ++l) {
+      sum += term(l);
+      magnitude += std::abs(term(l));
+    }
+    expect_scaled_sum(found, sum, magnitude, terms, scale);
+  };
+  for (std::int64_t i = 0; i < s.rows; ++i) {
+    const auto ui = static_cast<std::size_t>(i);
+    for (std::int64_t j = 0; j < s.n; ++j) {
+      expect(y[static_cast<std::size_t>(i * s.n + j)], s.m, double{x_scale[ui]} * in.step[static_cast<std::size_t>(j)],
+             [&](std::int64_t l) { return x(i, l) * code(j, l); });
+    }
+    for (std::int64_t j = 0; j < s.m; ++j) {
+      expect(dx[static_cast<std::size_t>(i * s.m + j)], s.n, double{dy_scale[ui]}, [&](std::int64_t l) { return dy(i, l) * code(l, j); });
+    }
+  }
+}
+
 // Integer sums are exact: a block of up to kGemmDepth terms must come out as the one fp32 number next to them.
 TEST(Gemm, IntegerBlocksAreExact) {
   for_all([](const GemmKernels& kernels, const GemmShape& s) {
     const Matrices in(s);
     const GemmCodes q{in.codes.data(), s.n, s.m};
-    const auto code = [&](std::int64_t row, std::int64_t column) {
-      return std::int64_t{in.codes[static_cast<std::size_t>(row * s.m + column)]};
-    };
     const Rounded x = round_rows(kernels, in.x, s.rows, nullptr);
-    std::vector<float> y(static_cast<std::size_t>(s.rows * s.n), 2.0f);
-    ASSERT_TRUE(kernels.integer_forward(s.rows, x.view(), q, in.step.data(), y.data(), s.n, false));
     const Rounded dy = round_rows(kernels, in.dy, s.rows, in.step.data());
+    std::vector<float> y(static_cast<std::size_t>(s.rows * s.n), 2.0f);
     std::vector<float> dx(static_cast<std::size_t>(s.rows * s.m), 2.0f);
+    ASSERT_TRUE(kernels.integer_forward(s.rows, x.view(), q, in.step.data(), y.data(), s.n, false));
     ASSERT_TRUE(kernels.integer_input_gradient(s.rows, dy.view(), q, dx.data(), s.m, false));
-    const auto expect = [](float found, std::int64_t sum, std::int64_t magnitude, std::int64_t terms, double scale) {
-      const std::int64_t blocks = (terms + kGemmDepth - 1) / kGemmDepth;
-      // One block: conversion and two scales, each rounded once. More: each partial sum likewise, and the additions.
-      const double eps = std::numeric_limits<float>::epsilon() / 2;
-      const double bound = blocks == 1 ? 3 * eps * std::abs(static_cast<double>(sum))
-                                       : static_cast<double>(blocks + 3) * eps * static_cast<double>(magnitude);
-      ASSERT_NEAR(found, static_cast<double>(sum) * scale, bound * scale);
+    const auto code = [](const Rounded& rows) {
+      return [&rows](std::int64_t i, std::int64_t l) { return std::int64_t{rows.codes[static_cast<std::size_t>(i * rows.ld + l)]}; };
     };
-    for (std::int64_t i = 0; i < s.rows; ++i) {
-      const auto ui = static_cast<std::size_t>(i);
-      for (std::int64_t j = 0; j < s.n; ++j) {
-        std::int64_t sum = 0, magnitude = 0;
-        for (std::int64_t l = 0; l < s.m; ++l) {
-          const std::int64_t term = x.codes[static_cast<std::size_t>(i * x.ld + l)] * code(j, l);
-          sum += term;
-          magnitude += std::abs(term);
-        }
-        expect(y[static_cast<std::size_t>(i * s.n + j)], sum, magnitude, s.m, double{x.scale[ui]} * in.step[static_cast<std::size_t>(j)]);
-      }
-      for (std::int64_t j = 0; j < s.m; ++j) {
-        std::int64_t sum = 0, magnitude = 0;
-        for (std::int64_t l = 0; l < s.n; ++l) {
-          const std::int64_t term = dy.codes[static_cast<std::size_t>(i * dy.ld + l)] * code(l, j);
-          sum += term;
-          magnitude += std::abs(term);
-        }
-        expect(dx[static_cast<std::size_t>(i * s.m + j)], sum, magnitude, s.n, double{dy.scale[ui]});
-      }
-    }
+    expect_integer_products(s, in, y, dx, code(x), x.scale, code(dy), dy.scale);
   });
+}
+
+TEST(Gemm, ByteBlocksAreExact) {
+  for (const int largest : {3, 16, 128}) {
+    for_all([largest](const GemmKernels& kernels, const GemmShape& s) {
+      Matrices in(s);
+      for (std::int8_t& code : in.codes) code = static_cast<std::int8_t>(code % (largest + 1));
+      const GemmCodes q{in.codes.data(), s.n, s.m};
+      const Bytes x = round_to_bytes(kernels, in.x, s.rows, nullptr);
+      const Bytes dy = round_to_bytes(kernels, in.dy, s.rows, in.step.data());
+      std::vector<float> y(static_cast<std::size_t>(s.rows * s.n), 2.0f);
+      std::vector<float> dx(static_cast<std::size_t>(s.rows * s.m), 2.0f);
+      ASSERT_TRUE(kernels.byte_forward(s.rows, x.view(), q, in.step.data(), y.data(), s.n, false));
+      ASSERT_TRUE(kernels.byte_input_gradient(s.rows, dy.view(), q, dx.data(), s.m, false));
+      const auto code = [](const Bytes& rows) { return [&rows](std::int64_t i, std::int64_t l) { return std::int64_t{rows.code(i, l)}; }; };
+      expect_integer_products(s, in, y, dx, code(x), x.scale, code(dy), dy.scale);
+    });
+  }
 }
 
 TEST(Gemm, WeightGradientOfRoundedRows) {
   for_all([](const GemmKernels& kernels, const GemmShape& s) {
     const Matrices in(s);
     const Rounded x = round_rows(kernels, in.x, s.rows, nullptr);
-    const auto value = [&](std::int64_t row, std::int64_t column) {
-      return static_cast<float>(x.codes[static_cast<std::size_t>(row * x.ld + column)]) * x.scale[static_cast<std::size_t>(row)];
-    };
+    const Bytes bytes = round_to_bytes(kernels, in.x, s.rows, nullptr);
     for (const bool in_bf16 : {false, true}) {
       const auto rounded = [in_bf16](double v) { return in_bf16 ? to_bf16(v) : v; };
+      const auto expect = [&](const std::vector<float>& dw, auto&& value) {
+        expect_product(
+            dw, s.n, s.m, s.rows, [&](auto i, auto l) { return rounded(at(in.dy, s.n, l, i)); },
+            [&](auto l, auto j) { return rounded(value(l, j)); }, 2);
+      };
       std::vector<float> dw(static_cast<std::size_t>(s.n * s.m), 2.0f);
       ASSERT_TRUE(kernels.integer_weight_gradient(s.rows, s.n, s.m, in.dy.data(), x.view(), dw.data(), true, in_bf16));
-      expect_product(
-          dw, s.n, s.m, s.rows, [&](auto i, auto l) { return rounded(at(in.dy, s.n, l, i)); },
-          [&](auto l, auto j) { return rounded(value(l, j)); }, 2);
+      expect(dw, [&](std::int64_t row, std::int64_t column) {
+        return static_cast<float>(x.codes[static_cast<std::size_t>(row * x.ld + column)]) * x.scale[static_cast<std::size_t>(row)];
+      });
+      dw.assign(dw.size(), 2.0f);
+      ASSERT_TRUE(kernels.byte_weight_gradient(s.rows, s.n, s.m, in.dy.data(), bytes.view(), dw.data(), true, in_bf16));
+      expect(dw, [&](std::int64_t row, std::int64_t column) {
+        return static_cast<float>(bytes.code(row, column)) * bytes.scale[static_cast<std::size_t>(row)];
+      });
     }
   });
 }
@@ -292,6 +389,7 @@ TEST(Gemm, SameBitsOnEveryInstructionSetAndThreadCount) {
   const Matrices in(s);
   const int threads = omp_get_max_threads();
   std::vector<float> first;
+  std::vector<float> first_bytes;
   for (const Isa isa : testing::supported_isas()) {
     const GemmKernels& kernels = gemm_kernels(isa);
     std::vector<float> first_fp32;
@@ -302,6 +400,10 @@ TEST(Gemm, SameBitsOnEveryInstructionSetAndThreadCount) {
       EXPECT_TRUE(kernels.integer_forward(s.rows, x.view(), {in.codes.data(), s.n, s.m}, in.step.data(), y.data(), s.n, false));
       if (first.empty()) first = y;
       EXPECT_EQ(y, first) << isa_name(isa) << ", " << count << " threads";
+      const Bytes bytes = round_to_bytes(kernels, in.x, s.rows, nullptr);
+      EXPECT_TRUE(kernels.byte_forward(s.rows, bytes.view(), {in.codes.data(), s.n, s.m}, in.step.data(), y.data(), s.n, false));
+      if (first_bytes.empty()) first_bytes = y;
+      EXPECT_EQ(y, first_bytes) << isa_name(isa) << ", " << count << " threads";
       EXPECT_TRUE(kernels.fp32(s.rows, s.n, s.m, {in.x.data(), s.m, false}, {in.w.data(), s.m, true}, y.data(), s.n, false));
       if (first_fp32.empty()) first_fp32 = y;
       EXPECT_EQ(y, first_fp32) << isa_name(isa) << ", " << count << " threads";

@@ -58,6 +58,7 @@ TEST(MemoryEstimate, HoldsWhereActivationsWeighMost) {
     expect_near(job(model, with({"--quantization.method", "stableqat"}, "4", "512")));
     expect_near(job(model, with({"--quantization.group_size", "32"}, "2", "512")));
     expect_near(job(model, with({"--train.compute", "int8x2"}, "4", "512")));
+    expect_near(job(model, with({"--train.compute", "int8x1"}, "4", "512")));
     expect_near(job(model, with({"--train.recompute", "block"}, "4", "512")));
     expect_near(job(model, with({"--train.recompute", "selective"}, "4", "512")));
     expect_near(job(model, with({"--train.recompute", "selective", "--train.compute", "int8x2"}, "4", "512")));

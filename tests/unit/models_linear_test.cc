@@ -20,31 +20,34 @@ namespace stableqat {
 namespace {
 
 constexpr double kFloatEps = std::numeric_limits<float>::epsilon() / 2;
-constexpr double kBf16Eps = 1.0 / 256;     // half a step of 8 significant bits
-constexpr double kDigitEps = 0.5 / 32767;  // of a row's largest value, when it is rounded to two int8 digits
+constexpr double kBf16Eps = 1.0 / 256;  // half a step of 8 significant bits
+// Of a row's largest value, when it is rounded to so many int8 digits.
+constexpr double digit_eps(int digits) { return 0.5 / (digits == 1 ? 127 : 32767); }
 constexpr std::int64_t kRows = 90, kIn = 70, kOut = 45;
 
 struct Case {
+  explicit Case(int digits = 2) : a(quantized(kOut, digits)), b(quantized(kOut + 3, digits)) {}
+
   at::Tensor x = at::randn({2, kRows / 2, kIn}).requires_grad_();
-  Linear a = quantized(kOut, true), b = quantized(kOut + 3, true), plain = dense(kOut);
+  Linear a, b, plain = dense(kOut);
 
   static Linear dense(std::int64_t rows) {
     Linear layer;
     layer.weight = at::randn({rows, kIn}).requires_grad_();
     return layer;
   }
-  static Linear quantized(std::int64_t rows, bool integer) {
+  static Linear quantized(std::int64_t rows, int digits) {
     Linear layer = dense(rows);
     layer.codes = at::randint(-8, 8, {rows, kIn}, at::kChar);
     layer.step = at::randn({rows, 1}).abs() + 0.1;
     layer.weight = (layer.codes * layer.step).detach().requires_grad_();
-    layer.integer = integer;
+    layer.digits = digits;
     return layer;
   }
 };
 
 at::Tensor wide(const at::Tensor& t) { return t.detach().reshape({-1, t.size(-1)}).to(at::kDouble); }
-at::Tensor row_bound(const at::Tensor& t) { return std::get<0>(t.abs().max(1, true)) * kDigitEps; }
+at::Tensor row_bound(const at::Tensor& t, int digits) { return std::get<0>(t.abs().max(1, true)) * digit_eps(digits); }
 
 void expect_within(const at::Tensor& found, const at::Tensor& expected, const at::Tensor& bound) {
   const at::Tensor excess = (wide(found) - expected).abs() - bound;
@@ -63,8 +66,8 @@ TEST(Linear, PlainProductsAndGradients) {
 }
 
 // Layers with one input, integer and plain ones mixed: outputs, the sum of input gradients, and weight gradients accumulated twice.
-TEST(Linear, IntegerProductsAndGradients) {
-  Case c;
+void expect_integer_products(int digits) {
+  Case c(digits);
   const auto run = [&] { return linear(c.x, {&c.a, &c.plain, &c.b}); };
   std::vector<at::Tensor> y = run();
   std::vector<at::Tensor> dy;
@@ -77,7 +80,7 @@ TEST(Linear, IntegerProductsAndGradients) {
     (y[2] * dy[2]).sum().backward();
   }
   const at::Tensor x = wide(c.x);
-  const at::Tensor x_bound = row_bound(x);
+  const at::Tensor x_bound = row_bound(x, digits);
   const at::Tensor rough_x = x.abs() * (4 * kFloatEps) + x_bound;  // what rounding may change in each element
   const Linear* layers[] = {&c.a, &c.plain, &c.b};
   at::Tensor dx = at::zeros_like(x);
@@ -88,21 +91,28 @@ TEST(Linear, IntegerProductsAndGradients) {
     const at::Tensor w = wide(layers[i]->weight), g = wide(dy[static_cast<std::size_t>(i)]);
     const double sum_eps = 2 * (kRows + kIn + kOut) * kFloatEps;
     const at::Tensor input = integer ? rough_x : at::zeros_like(x);
+    const at::Tensor two_digits = at::mm(x.abs() * (4 * kFloatEps) + row_bound(x, 2), w.abs().t()) + at::mm(x.abs(), w.abs().t()) * sum_eps;
+    const at::Tensor excess = (wide(y[static_cast<std::size_t>(i)]) - at::mm(x, w.t())).abs() - two_digits;
+    EXPECT_EQ(excess.max().item<double>() > 0.0, integer && digits == 1);
     expect_within(y[static_cast<std::size_t>(i)], at::mm(x, w.t()), at::mm(input, w.abs().t()) + at::mm(x.abs(), w.abs().t()) * sum_eps);
     const at::Tensor weight_bound = at::mm(g.abs().t(), input) + at::mm(g.abs().t(), x.abs()) * (sum_eps + (integer ? weight_eps : 0.0));
     expect_within(layers[i]->weight.grad(), at::mm(g.t(), x) * 2, weight_bound * 2);
     dx += at::mm(g, w);
-    const at::Tensor scaled = integer ? row_bound(g * wide(layers[i]->step.t())).expand_as(g) : at::zeros_like(g);
+    const at::Tensor scaled = integer ? row_bound(g * wide(layers[i]->step.t()), digits).expand_as(g) : at::zeros_like(g);
     const at::Tensor factors = integer ? wide(layers[i]->codes.to(at::kFloat)).abs() : w.abs();
     dx_bound += at::mm(scaled, factors) + at::mm(g.abs(), w.abs()) * sum_eps;
   }
   expect_within(c.x.grad(), dx, dx_bound);
 }
 
+TEST(Linear, IntegerProductsAndGradients) {
+  for (const int digits : {1, 2}) expect_integer_products(digits);
+}
+
 // The leaf of a layer that is multiplied by its codes needs no values: results are those of its dequantized weight.
 TEST(Linear, CodesEqualTheDequantizedWeight) {
   const Case c;
-  Linear from_codes = Case::quantized(kOut, false);
+  Linear from_codes = Case::quantized(kOut, 0);
   Linear dequantized = from_codes;
   dequantized.codes = at::Tensor();
   from_codes.weight = at::full_like(from_codes.weight, std::numeric_limits<float>::quiet_NaN()).requires_grad_();
@@ -178,7 +188,7 @@ TEST(PackedMatrix, FindsTheGridOfDequantizedCodes) {
 
 TEST(Linear, PackedWeightsServeAFewRowsWithoutGradient) {
   const Case c;
-  Linear layer = Case::quantized(kOut, false);
+  Linear layer = Case::quantized(kOut, 0);
   layer.packed = std::make_shared<PackedMatrix>(PackedMatrix::from_codes(layer.codes, layer.step));
   const at::Tensor x = at::randn({1, 2, kIn});
   const at::Tensor exact = linear(x, layer).detach();

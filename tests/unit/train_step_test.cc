@@ -109,7 +109,7 @@ TEST_F(TrainStepTest, OneMapPerStepGivesTheGradientsOfQuantizingInEveryMicroBatc
 }
 
 TEST_F(TrainStepTest, RecomputedActivationsGiveTheSameBits) {
-  for (const CodeProducts products : {CodeProducts::kOff, CodeProducts::kFloat, CodeProducts::kInteger}) {
+  for (const CodeProducts products : {CodeProducts::kOff, CodeProducts::kFloat, CodeProducts::kInt8x1, CodeProducts::kInt8x2}) {
     std::vector<std::vector<at::Tensor>> gradients;
     for (const Recompute recompute : {Recompute::kNone, Recompute::kSelective, Recompute::kBlock}) {
       QuantizedModel model(*source_, at::kFloat, settings(QuantizerKind::kLsq, 4, true));

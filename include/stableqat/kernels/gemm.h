@@ -5,7 +5,8 @@
 //   bf16     both operands rounded to bfloat16 (ties to even), products exact, sums in fp32;
 //   integer  B holds the codes of a quantized weight, A is rounded row by row to 16-bit integers (quantize_rows): products and sums of
 //            up to kGemmDepth terms are exact integers, so that the result has the same bits on every instruction set. A 16-bit integer is
-//            what two int8 digits can hold; one instruction takes both.
+//            what two int8 digits can hold; one instruction takes both;
+//   byte     the same with rows rounded to 8-bit integers (quantize_rows_to_bytes): one digit.
 // fp32 products take a quantized weight by its codes, too: dequantized as it is packed, it need not be kept in fp32.
 // All arrays are dense but for the leading dimension (ld.., in elements) of row-major matrices. The sums' order depends on shapes only, not
 // on the number of threads. Work is shared among OpenMP threads. Thread-safe. A function returns false, with C untouched or half-written,
@@ -59,6 +60,15 @@ struct QuantizedRows {
 // ld of m x k QuantizedRows: padded, so that rows do not fall onto the same cache lines.
 constexpr std::int64_t quantized_row_stride(std::int64_t k) noexcept { return (k + 31) / 32 * 32 + 32; }
 
+// Rows of 8-bit integers from -127 to 127: value = (code - 128) * scale[row]. Rows begin `ld` bytes apart (a multiple of 4); `ld` is at
+// least 16 more than the columns.
+struct ByteRows {
+  const std::uint8_t* codes;
+  std::int64_t ld;
+  const float* scale;  // [m]
+};
+constexpr std::int64_t byte_row_stride(std::int64_t k) noexcept { return (k + 63) / 64 * 64 + 64; }
+
 struct GemmKernels {
   // Whether these products are instructions that do twice the work of an fp32 one. Elsewhere they are composed of others, at fp32's speed
   // or less.
@@ -97,6 +107,15 @@ struct GemmKernels {
   // dw [N, M] (+)= dy^T x in fp32 or bf16, with x [m, M] as the forward product rounded it. dy [m, N] without gaps.
   bool (*integer_weight_gradient)(std::int64_t m, std::int64_t N, std::int64_t M, const float* dy, QuantizedRows x, float* dw,
                                   bool accumulate, bool in_bf16);
+
+  // The four for bytes: scale = max |x| / 127, codes [m, byte_row_stride(k)] with 128 in the padding. On AVX2 and AVX-512 without VNNI
+  // codes of the weight beyond 16 halve the speed.
+  void (*quantize_rows_to_bytes)(std::int64_t m, std::int64_t k, const float* x, std::int64_t ld, const float* column_scale,
+                                 std::uint8_t* codes, float* scale);
+  bool (*byte_forward)(std::int64_t m, ByteRows x, GemmCodes q, const float* column_scale, float* y, std::int64_t ldy, bool accumulate);
+  bool (*byte_input_gradient)(std::int64_t m, ByteRows dy, GemmCodes q, float* dx, std::int64_t ldx, bool accumulate);
+  bool (*byte_weight_gradient)(std::int64_t m, std::int64_t N, std::int64_t M, const float* dy, ByteRows x, float* dw, bool accumulate,
+                               bool in_bf16);
 };
 
 const GemmKernels& gemm_kernels(Isa isa = active_isa());

@@ -14,7 +14,7 @@ namespace stableqat {
 struct GenerateOptions {
   std::int64_t max_tokens = 128;
   std::int64_t vocabulary = 0;  // only ids below it are chosen, as embeddings often have more rows than there are tokens; 0 = all
-  SamplingOptions sampling;  // same seed, same text (same machine and threads)
+  SamplingOptions sampling;     // same seed, same text (same machine and threads)
   std::vector<std::int32_t> stop_ids;
 };
 

@@ -16,10 +16,16 @@ class PackedMatrix;
 
 // How products take quantized weights.
 enum class CodeProducts {
-  kOff,      // as w_q, dequantized in memory: any type, any device
-  kFloat,    // fp32 on the CPU, from codes that are dequantized on the way: the same results
-  kInteger,  // rows of activations rounded to integers (compute int8x2), where a row of the weight has one step; else as kFloat
+  kOff,    // as w_q, dequantized in memory: any type, any device
+  kFloat,  // fp32 on the CPU, from codes that are dequantized on the way: the same results
+  // Rows of activations, and of gradients that come back, rounded to integers of one or two int8 digits, where a row of the weight has one
+  // step; else as kFloat.
+  kInt8x1,
+  kInt8x2,
 };
+constexpr int digits_of(CodeProducts products) noexcept {
+  return products == CodeProducts::kInt8x1 ? 1 : products == CodeProducts::kInt8x2 ? 2 : 0;
+}
 
 // One matrix product. `weight` is the leaf whose .grad accumulates; a quantized layer puts w_q here.
 struct Linear {
@@ -29,7 +35,7 @@ struct Linear {
   at::Tensor codes;                            // [N, M] int8: w_q = codes * step; undefined unless products are taken from them
   at::Tensor step;                             // [N, G] float32
   std::shared_ptr<const PackedMatrix> packed;  // w_q, if products of a few rows without gradient shall be taken from it
-  bool integer = false;                        // CodeProducts::kInteger; takes G = 1
+  int digits = 0;                              // digits_of() the products, for G = 1; the same for quantized layers with one input
   // Of the input, before products without gradient; those are not taken from `packed` then, which rounds in its own way.
   ActivationRounding input_rounding = ActivationRounding::kNone;
 };
@@ -67,8 +73,8 @@ struct LayerInput {
 // which would need a temporary of the weight's size for every micro-batch. The layers' input gradients are summed in place, in the order
 // given.
 //
-// Integer products: x is rounded to 16 bits a value (two int8 digits) relative to the largest of its row, and so is
-// the gradient of y times `step`; the sums are exact. The weight gradient is taken from the rounded x, in bf16 where that is an
+// Integer products: x is rounded to 16 bits a value (two int8 digits) or 8 (one) relative to the largest of its row, to nearest, and so
+// is the gradient of y times `step`; the sums are exact. The weight gradient is taken from the rounded x, in bf16 where that is an
 // instruction, else in fp32. Not thread-safe for layers whose gradient is taken. Throws EnvironmentError when memory
 // runs out, ConfigError for rounded inputs while gradients are recorded.
 std::vector<at::Tensor> linear(const LayerInput& x, std::initializer_list<const Linear*> layers);

@@ -46,8 +46,8 @@ class QuantizedModel {
   std::int64_t quantized_elements() const noexcept { return quantized_elements_; }
 
   // How the blocks' products take quantized weights (linear.h); kOff at first. The others need a float32 model computed in float32, else
-  // throw ConfigError; they free the dequantized weights: QuantizedWeight::dequantized() has no values then. kInteger also takes the
-  // gradients of the head and of its input in bf16, as it does those of quantized weights.
+  // throw ConfigError; they free the dequantized weights: QuantizedWeight::dequantized() has no values then. kInt8x1 and kInt8x2 also take
+  // the gradients of the head and of its input in bf16, as they do those of quantized weights.
   void set_code_products(CodeProducts products);
 
   // Packs the quantized weights of the blocks, so that decoding reads 2, 3, 4 or 8 bits a weight, and with them the head and plain weights

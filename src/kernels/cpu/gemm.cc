@@ -4,16 +4,22 @@
 
 #include <cstdlib>
 
+#include "kernels/cpu/gemm_bytes.h"
 #include "kernels/cpu/gemm_micro.h"
 #include "kernels/cpu/gemm_pack.h"
 
 namespace stableqat::kernels::inline STABLEQAT_ISA {
 namespace {
 
-constexpr std::int64_t kUnitsPerBlock = kGemmDepth / 2;       // of k taken in one go; fp32 takes half of kGemmDepth
+// Units of k taken in one go: kGemmDepth terms; fp32 takes half of them.
+template <class Type>
+constexpr std::int64_t kUnitsPerBlock = kGemmDepth / (Type::kPerUnit == 4 ? 4 : 2);
 constexpr std::int64_t kUnitsMultiple = 32;                   // blocks are so many units or a multiple: whole vectors, whole groups
 constexpr std::int64_t kPanelsPerGroup = 256 / kTileColumns;  // packed panels of B kept in the second-level cache: 256 KB
 constexpr std::size_t kAlignment = 64;
+
+template <class Type>
+constexpr std::int64_t kPanelExtra = Type::kPerUnit == 4 ? kBytePanelExtra : 0;
 
 constexpr std::int64_t ceil_div(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
 
@@ -65,6 +71,24 @@ struct Shape {
   std::int64_t units;
 };
 
+// Any number of rows up to kTileRows, in tiles of kTileRows, 4 and 1: few sizes, because each is a function of its own.
+template <class Type, bool kRowMajorA>
+void multiply_rows(std::int64_t rows, std::int64_t units, UnitsA a, const std::int32_t* b, OutputC c, int columns) {
+  const auto take = [&]<int kRows>() {
+    if constexpr (Type::kPerUnit == 4 && !kHasByteProducts) {
+      multiply_byte_tile<kRows>(units, a, b, c, columns);
+    } else {
+      multiply_tile<Type, kRows, kRowMajorA>(units, a, b, c, columns);
+    }
+    a = a.at(kRows, 0);
+    c = c.at(kRows, 0);
+    rows -= kRows;
+  };
+  while (rows >= kTileRows) take.template operator()<kTileRows>();
+  while (rows >= 4) take.template operator()<4>();
+  while (rows > 0) take.template operator()<1>();
+}
+
 // One thread's share of C: packs a group of B's panels, then multiplies all of its rows of A with it.
 template <class Type, bool kRowMajorA, class SourceB>
 void multiply_range(const Shape& shape, const UnitsA& a, const SourceB& b, const OutputC& c, Range tile_rows, Range panels,
@@ -73,13 +97,15 @@ void multiply_range(const Shape& shape, const UnitsA& a, const SourceB& b, const
     const std::int64_t group_end = group + kPanelsPerGroup < panels.end ? group + kPanelsPerGroup : panels.end;
     for (std::int64_t unit = 0; unit < shape.units; unit += units_per_block) {
       const std::int64_t units = unit + units_per_block < shape.units ? units_per_block : shape.units - unit;
-      const std::int64_t panel_size = units * kTileColumns;
+      const std::int64_t panel_size = (units + kPanelExtra<Type>)*kTileColumns;
       const auto columns_of = [&shape](std::int64_t panel) {
         const std::int64_t left = shape.n - panel * kTileColumns;
         return static_cast<int>(left < kTileColumns ? left : kTileColumns);
       };
       for (std::int64_t panel = group; panel < group_end; ++panel) {
-        pack_panel(b, unit, units, panel * kTileColumns, columns_of(panel), packed + (panel - group) * panel_size);
+        std::int32_t* const target = packed + (panel - group) * panel_size;
+        pack_panel(b, unit, units, panel * kTileColumns, columns_of(panel), target);
+        if constexpr (Type::kPerUnit == 4) finish_byte_panel(target, units);
       }
       OutputC out = c;
       out.accumulate = c.accumulate || unit > 0;
@@ -100,12 +126,12 @@ bool multiply(const Shape& shape, const UnitsA& a, const SourceB& b, const Outpu
   if (shape.m == 0 || shape.n == 0) return true;
   const std::int64_t tile_rows = ceil_div(shape.m, kTileRows);
   const std::int64_t panels = ceil_div(shape.n, kTileColumns);
-  const std::int64_t blocks = ceil_div(shape.units, kUnitsPerBlock);
+  const std::int64_t blocks = ceil_div(shape.units, kUnitsPerBlock<Type>);
   const std::int64_t units_per_block = ceil_div(ceil_div(shape.units, blocks > 0 ? blocks : 1), kUnitsMultiple) * kUnitsMultiple;
   const bool small = shape.m * shape.n * shape.units < 32768;
   const Grid grid = choose_grid(small ? 1 : omp_get_max_threads(), tile_rows, panels);
   const std::int64_t threads = grid.row_parts * grid.panel_parts;
-  const std::int64_t scratch_size = kPanelsPerGroup * kTileColumns * units_per_block;
+  const std::int64_t scratch_size = kPanelsPerGroup * kTileColumns * (units_per_block + kPanelExtra<Type>);
   const Scratch scratch(threads * scratch_size);
   if (scratch.data() == nullptr) return false;
 #pragma omp parallel for num_threads(static_cast <int>(threads)) schedule(static, 1) if (threads > 1)
@@ -118,6 +144,7 @@ bool multiply(const Shape& shape, const UnitsA& a, const SourceB& b, const Outpu
 }
 
 const std::int32_t* units_of(const float* values) { return static_cast<const std::int32_t*>(static_cast<const void*>(values)); }
+const std::int32_t* units_of(const std::uint8_t* values) { return static_cast<const std::int32_t*>(static_cast<const void*>(values)); }
 const std::int32_t* units_of(const std::int16_t* values) { return static_cast<const std::int32_t*>(static_cast<const void*>(values)); }
 
 bool fp32(std::int64_t m, std::int64_t n, std::int64_t k, GemmOperand a, GemmOperand b, float* c, std::int64_t ldc, bool accumulate) {
@@ -222,11 +249,21 @@ bool bf16_input_gradient(std::int64_t rows, std::int64_t n, std::int64_t m, cons
   return multiply<Bf16, true>({rows, m, units}, {rounded.data(), stride, 1}, Bf16Rows{w, m, n}, {dx, m, accumulate, nullptr, nullptr});
 }
 
+template <class RowsAsFp32>
+bool rounded_weight_gradient(std::int64_t rows, std::int64_t n, std::int64_t m, const float* dy, const RowsAsFp32& x, float* dw,
+                             bool accumulate, bool in_bf16) {
+  if (in_bf16) return multiply_bf16(rows, n, m, dy, RowsAsBf16<RowsAsFp32>{x, rows}, dw, accumulate);
+  return multiply<Fp32, false>({n, m, rows}, {units_of(dy), 1, n}, x, {dw, m, accumulate, nullptr, nullptr});
+}
+
 bool integer_weight_gradient(std::int64_t rows, std::int64_t n, std::int64_t m, const float* dy, QuantizedRows x, float* dw,
                              bool accumulate, bool in_bf16) {
-  const Int16RowsAsFp32 values{x.codes, x.ld, x.scale};
-  if (in_bf16) return multiply_bf16(rows, n, m, dy, Int16RowsAsBf16{values, rows}, dw, accumulate);
-  return multiply<Fp32, false>({n, m, rows}, {units_of(dy), 1, n}, values, {dw, m, accumulate, nullptr, nullptr});
+  return rounded_weight_gradient(rows, n, m, dy, Int16RowsAsFp32{x.codes, x.ld, x.scale}, dw, accumulate, in_bf16);
+}
+
+bool byte_weight_gradient(std::int64_t rows, std::int64_t n, std::int64_t m, const float* dy, ByteRows x, float* dw, bool accumulate,
+                          bool in_bf16) {
+  return rounded_weight_gradient(rows, n, m, dy, ByteRowsAsFp32{x.codes, x.ld, x.scale}, dw, accumulate, in_bf16);
 }
 
 struct RowRange {
@@ -247,38 +284,52 @@ RowRange range_of_row(std::int64_t k, Value&& value) {
   return {largest, unsound};
 }
 
-template <class Value>
-void quantize_row(std::int64_t k, Value&& value, std::int16_t* codes, float* scale) {
-  constexpr float kLargest = 32767.0f;
+// How a row's integers are kept.
+struct AsInt16 {
+  using Code = std::int16_t;
+  static constexpr float kLargest = 32767.0f;
+  static constexpr std::int32_t kOffset = 0;
+  static std::int64_t stride(std::int64_t k) { return quantized_row_stride(k); }
+};
+struct AsByte {
+  using Code = std::uint8_t;
+  static constexpr float kLargest = 127.0f;
+  static constexpr std::int32_t kOffset = kByteOffset;
+  static std::int64_t stride(std::int64_t k) { return byte_row_stride(k); }
+};
+
+template <class As, class Value>
+void quantize_row(std::int64_t k, Value&& value, typename As::Code* codes, float* scale) {
   constexpr float kRoundingMagic = 12582912.0f;  // 1.5 * 2^23: adding it leaves no bits for the fraction
   const auto [largest, unsound] = range_of_row(k, value);
-  const std::int64_t stride = quantized_row_stride(k);
+  const std::int64_t stride = As::stride(k);
   const bool usable = largest >= kSmallestRow && unsound == 0.0f;
-  *scale = usable ? largest / kLargest : unsound;
+  *scale = usable ? largest / As::kLargest : unsound;
   if (!usable) {
-    for (std::int64_t j = 0; j < stride; ++j) codes[j] = 0;
+    for (std::int64_t j = 0; j < stride; ++j) codes[j] = As::kOffset;
     return;
   }
-  const float inverse = kLargest / largest;
+  const float inverse = As::kLargest / largest;
 #pragma omp simd
   for (std::int64_t j = 0; j < k; ++j) {
     const float rounded = (value(j) * inverse + kRoundingMagic) - kRoundingMagic;
-    codes[j] = static_cast<std::int16_t>(static_cast<std::int32_t>(rounded));
+    codes[j] = static_cast<typename As::Code>(static_cast<std::int32_t>(rounded) + As::kOffset);
   }
-  for (std::int64_t j = k; j < stride; ++j) codes[j] = 0;
+  for (std::int64_t j = k; j < stride; ++j) codes[j] = As::kOffset;
 }
 
-void quantize_rows(std::int64_t m, std::int64_t k, const float* x, std::int64_t ld, const float* column_scale, std::int16_t* codes,
-                   float* scale) {
+template <class As>
+void quantize_all_rows(std::int64_t m, std::int64_t k, const float* x, std::int64_t ld, const float* column_scale, typename As::Code* codes,
+                       float* scale) {
 #pragma omp parallel for schedule(static) if (m * k >= 32768)
   for (std::int64_t i = 0; i < m; ++i) {
     const float* row = x + i * ld;
-    std::int16_t* out = codes + i * quantized_row_stride(k);
+    typename As::Code* out = codes + i * As::stride(k);
     if (column_scale == nullptr) {
-      quantize_row(
+      quantize_row<As>(
           k, [row](std::int64_t j) { return row[j]; }, out, scale + i);
     } else {
-      quantize_row(
+      quantize_row<As>(
           k, [row, column_scale](std::int64_t j) { return row[j] * column_scale[j]; }, out, scale + i);
     }
   }
@@ -292,6 +343,19 @@ bool integer_forward(std::int64_t m, QuantizedRows x, GemmCodes q, const float* 
 bool integer_input_gradient(std::int64_t m, QuantizedRows dy, GemmCodes q, float* dx, std::int64_t ldx, bool accumulate) {
   return multiply<Int16, true>({m, q.columns, ceil_div(q.rows, 2)}, {units_of(dy.codes), dy.ld / 2, 1}, CodeRows{q.data, q.columns, q.rows},
                                {dx, ldx, accumulate, dy.scale, nullptr});
+}
+
+// Units for products of bytes, in multiples of those that are taken at once. Rows of activations are padded, codes beyond k count as zeros.
+std::int64_t byte_units(std::int64_t k) { return ceil_div(k, 4 * kUnitsInShorts) * kUnitsInShorts; }
+
+bool byte_forward(std::int64_t m, ByteRows x, GemmCodes q, const float* column_scale, float* y, std::int64_t ldy, bool accumulate) {
+  return multiply<Int8, true>({m, q.rows, byte_units(q.columns)}, {units_of(x.codes), x.ld / 4, 1},
+                              CodesTransposedAsBytes{q.data, q.columns, q.columns}, {y, ldy, accumulate, x.scale, column_scale});
+}
+
+bool byte_input_gradient(std::int64_t m, ByteRows dy, GemmCodes q, float* dx, std::int64_t ldx, bool accumulate) {
+  return multiply<Int8, true>({m, q.columns, byte_units(q.rows)}, {units_of(dy.codes), dy.ld / 4, 1},
+                              CodeRowsAsBytes{q.data, q.columns, q.rows}, {dx, ldx, accumulate, dy.scale, nullptr});
 }
 
 #if defined(__AVX512VNNI__)
@@ -315,9 +379,13 @@ const GemmKernels gemm_table = {.has_fast_integer = kHasFastInteger,
                                 .codes_input_gradient = codes_input_gradient,
                                 .bf16_weight_gradient = bf16_weight_gradient,
                                 .bf16_input_gradient = bf16_input_gradient,
-                                .quantize_rows = quantize_rows,
+                                .quantize_rows = quantize_all_rows<AsInt16>,
                                 .integer_forward = integer_forward,
                                 .integer_input_gradient = integer_input_gradient,
-                                .integer_weight_gradient = integer_weight_gradient};
+                                .integer_weight_gradient = integer_weight_gradient,
+                                .quantize_rows_to_bytes = quantize_all_rows<AsByte>,
+                                .byte_forward = byte_forward,
+                                .byte_input_gradient = byte_input_gradient,
+                                .byte_weight_gradient = byte_weight_gradient};
 
 }  // namespace stableqat::kernels::inline STABLEQAT_ISA

@@ -1,5 +1,5 @@
-// The innermost product: a tile of C held in registers. Operands come in 32-bit units along k: one fp32 value, two bf16 values or two
-// 16-bit integers; everything but one instruction is the same for the three.
+// The innermost product: a tile of C held in registers. Operands come in 32-bit units along k: one fp32 value, two bf16 values, two
+// 16-bit integers or four bytes; everything but one instruction is the same for them, where there is one for bytes (gemm_bytes.h).
 #pragma once
 
 #if defined(__x86_64__)
@@ -122,6 +122,13 @@ inline void store_vector(const OutputC& c, int row, int first_column, Floats val
 template <class Type, int kRows, bool kRowMajorA>
 void multiply_tile(std::int64_t units, const UnitsA& a, const std::int32_t* b, const OutputC& c, int columns) {
   typename Type::Sum sums[kRows][kTileVectors] = {};
+  if constexpr (Type::kPerUnit == 4) {
+#pragma GCC unroll 12
+    for (int i = 0; i < kRows; ++i) {
+#pragma GCC unroll 2
+      for (int v = 0; v < kTileVectors; ++v) sums[i][v] = load<Ints>(b + units * kTileColumns + v * kWidth);
+    }
+  }
   // Rows in threes: base + stride and base + 2 * stride are addresses the CPU forms by itself.
   constexpr int kBases = (kRows + 2) / 3;
   const std::int32_t* base[kBases];
@@ -157,20 +164,6 @@ void multiply_tile(std::int64_t units, const UnitsA& a, const std::int32_t* b, c
     for (int v = 0; v < kTileVectors; ++v) store(values + i * kTileColumns + v * kWidth, Type::to_float(sums[i][v]));
   }
   store_part(c, kRows, columns, values);
-}
-
-// Any number of rows up to kTileRows, in tiles of kTileRows, 4 and 1: few sizes, because each is a function of its own.
-template <class Type, bool kRowMajorA>
-void multiply_rows(std::int64_t rows, std::int64_t units, UnitsA a, const std::int32_t* b, OutputC c, int columns) {
-  const auto take = [&]<int kRows>() {
-    multiply_tile<Type, kRows, kRowMajorA>(units, a, b, c, columns);
-    a = a.at(kRows, 0);
-    c = c.at(kRows, 0);
-    rows -= kRows;
-  };
-  while (rows >= kTileRows) take.template operator()<kTileRows>();
-  while (rows >= 4) take.template operator()<4>();
-  while (rows > 0) take.template operator()<1>();
 }
 
 }  // namespace stableqat::kernels::inline STABLEQAT_ISA

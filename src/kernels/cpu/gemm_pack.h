@@ -130,9 +130,10 @@ struct Int16RowsAsFp32 {
 };
 
 // ... or bf16.
-struct Int16RowsAsBf16 {
+template <class RowsAsFp32>
+struct RowsAsBf16 {
   static constexpr bool kTransposed = false;
-  Int16RowsAsFp32 rows;
+  RowsAsFp32 rows;
   std::int64_t k;
 
   std::int32_t unit(std::int64_t u, std::int64_t j) const {
@@ -180,6 +181,51 @@ struct CodesTransposed {
   Ints vector(std::int64_t u, std::int64_t j) const {
     return std::bit_cast<Ints>(__builtin_convertvector(load<HalfBytes>(data + j * ld + 2 * u), Shorts));
   }
+};
+
+// Codes for products of bytes, [k, n] ...
+struct CodeRowsAsBytes {
+  static constexpr bool kTransposed = false;
+  const std::int8_t* data;
+  std::int64_t ld;
+  std::int64_t k;
+
+  std::int32_t unit(std::int64_t u, std::int64_t j) const {
+    std::uint32_t bytes = 0;
+    for (int i = 3; i >= 0; --i) {
+      const std::int64_t row = 4 * u + i;
+      bytes = bytes << 8 | (row < k ? static_cast<std::uint8_t>(data[row * ld + j]) : 0U);
+    }
+    return static_cast<std::int32_t>(bytes);
+  }
+};
+
+// ... or [n, k].
+struct CodesTransposedAsBytes {
+  static constexpr bool kTransposed = true;
+  const std::int8_t* data;
+  std::int64_t ld;
+  std::int64_t k;
+
+  std::int32_t unit(std::int64_t u, std::int64_t j) const {
+    std::int32_t bytes = 0;
+    const std::int64_t left = k - 4 * u;
+    if (left > 0) std::memcpy(&bytes, data + j * ld + 4 * u, static_cast<std::size_t>(left < 4 ? left : 4));
+    return bytes;
+  }
+  bool has_vector(std::int64_t u) const { return 4 * (u + kWidth) <= k; }
+  Ints vector(std::int64_t u, std::int64_t j) const { return load<Ints>(data + j * ld + 4 * u); }
+};
+
+// B [k, n] as rows of bytes with their scales, turned into fp32 ...
+struct ByteRowsAsFp32 {
+  static constexpr bool kTransposed = false;
+  const std::uint8_t* codes;
+  std::int64_t ld;
+  const float* scale;
+
+  float value(std::int64_t row, std::int64_t j) const { return static_cast<float>(codes[row * ld + j] - 128) * scale[row]; }
+  std::int32_t unit(std::int64_t u, std::int64_t j) const { return bits_of(value(u, j)); }
 };
 
 }  // namespace stableqat::kernels::inline STABLEQAT_ISA
