@@ -7,8 +7,9 @@ stableqat_warnings(compare_model)
 # The golden numbers of SmolLM2-135M. compare_model exits with 77 where the model is not on this machine.
 set(golden "${CMAKE_CURRENT_SOURCE_DIR}/golden/data")
 add_test(NAME compare_model.float32 COMMAND compare_model "${golden}/smollm2.json" --settings none_16,stableqat_3,dsq_3)
+add_test(NAME compare_model.int8x2 COMMAND compare_model "${golden}/smollm2.json" --products int8x2 --settings stableqat_4)
 add_test(NAME compare_model.float64 COMMAND compare_model "${golden}/smollm2_float64.json" --dtype float64 --settings stableqat_3 --steps 2)
-set_tests_properties(compare_model.float32 compare_model.float64 PROPERTIES LABELS torch SKIP_RETURN_CODE 77 RUN_SERIAL TRUE)
+set_tests_properties(compare_model.float32 compare_model.int8x2 compare_model.float64 PROPERTIES LABELS torch SKIP_RETURN_CODE 77 RUN_SERIAL TRUE)
 add_test(NAME compare_model.float32_all COMMAND compare_model "${golden}/smollm2.json" --settings
                                                   none_16,ste_3,stableqat_2,stableqat_3,stableqat_4,dsq_3)
 add_test(NAME compare_model.float64_all COMMAND compare_model "${golden}/smollm2_float64.json" --dtype float64)

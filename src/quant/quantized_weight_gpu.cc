@@ -79,7 +79,7 @@ QuantizedWeight::GradientSums QuantizedWeight::gradient_sums_on_gpu() {
   gpu::check(gpu::kernels().surrogate_sums(gpu::kStream, rule_, arrays<float>(), spec_.scale_gradient_factor(codes_.numel()),
                                            squares.mutable_data_ptr<double>(), result.scale.mutable_data_ptr<float>(),
                                            rule_.is_soft ? alphas.mutable_data_ptr<double>() : nullptr));
-  result.master_squares = squares.sum();
+  result.master_squares = squares;
   if (rule_.is_soft) result.alpha = alphas.sum().to(at::kFloat).view({1});
   return result;
 }

@@ -29,13 +29,13 @@ namespace stableqat {
 
 namespace {
 
-// [] float64, where the tensor is.
-at::Tensor sum_of_squares(const at::Tensor& tensor) {
+// float64, where the tensor is: numbers that sum to the sum of its squares.
+at::Tensor squares_of(const at::Tensor& tensor) {
   if (gpu::is_on(tensor)) {
     const std::int64_t blocks = (tensor.numel() + kernels::kSquaresBlock - 1) / kernels::kSquaresBlock;
     const at::Tensor squares = at::empty({blocks}, tensor.options().dtype(at::kDouble));
     gpu::check(gpu::kernels().squares(gpu::kStream, tensor.numel(), tensor.const_data_ptr<float>(), squares.mutable_data_ptr<double>()));
-    return squares.sum();
+    return squares;
   }
   return detail::with_float_type(tensor, [&](auto type) {
     using T = decltype(type);
@@ -43,11 +43,17 @@ at::Tensor sum_of_squares(const at::Tensor& tensor) {
   });
 }
 
-// [n] float64, where they are: numbers that kernels have left in tensors of one element each.
-at::Tensor in_one(const std::vector<at::Tensor>& tensors) {
-  std::vector<at::Tensor> wide;
-  for (const at::Tensor& tensor : tensors) wide.push_back(tensor.to(at::kDouble).reshape(at::IntArrayRef{}));
-  return at::stack(wide);
+// [n] float64, where they are: the sum of each tensor.
+at::Tensor sums_of_each(const std::vector<at::Tensor>& tensors) {
+  std::vector<at::Tensor> sums;
+  for (const at::Tensor& tensor : tensors) sums.push_back(tensor.sum(at::kDouble));
+  return at::stack(sums);
+}
+
+// [] float64: the sum of all of them. A GPU does better with one large sum than with hundreds of small ones.
+at::Tensor sum_of_all(const std::vector<at::Tensor>& tensors, const at::TensorOptions& options) {
+  if (tensors.empty()) return at::zeros(at::IntArrayRef{}, options.dtype(at::kDouble));
+  return at::cat(tensors).sum();
 }
 
 // Waits for a GPU.
@@ -122,7 +128,7 @@ void TrainStep::connect() {
   for (const Slot& slot : slots_) {
     if (slot.leaf.defined()) detail::dense_gradient(slot.leaf).zero_();
   }
-  run_ahead_where_possible();
+  runs_ahead_ = can_run_ahead();
   if (communicator_.ranks() == 1) return;
   std::multimap<std::int64_t, at::Tensor> by_turn;
   model_.model().visit_parameters(
@@ -137,20 +143,9 @@ void TrainStep::connect() {
   weights_ = std::make_unique<WeightExchange>(communicator_, model_, std::move(plain), options_.bucket_bytes);
 }
 
-void TrainStep::run_ahead_where_possible() {
-  const at::Device device = model_.model().device();
+bool TrainStep::can_run_ahead() const {
   const auto is_alpha = [](const Slot& slot) { return slot.kind == Kind::kAlpha; };
-  runs_ahead_ = !device.is_cpu() && std::none_of(slots_.begin(), slots_.end(), is_alpha);
-  if (!runs_ahead_) return;
-  const at::Tensor parts = at::zeros({3, static_cast<std::int64_t>(slots_.size())}, at::kDouble);
-  auto is_part = parts.accessor<double, 2>();
-  for (std::size_t i = 0; i < slots_.size(); ++i) {
-    const auto slot = static_cast<std::int64_t>(i);
-    is_part[0][slot] = 1;
-    is_part[1][slot] = is_projection(slots_[i].kind) ? 1 : 0;
-    is_part[2][slot] = slots_[i].kind == Kind::kScale ? 1 : 0;
-  }
-  is_part_ = parts.to(device);
+  return !model_.model().device().is_cpu() && std::none_of(slots_.begin(), slots_.end(), is_alpha);
 }
 
 HeadLoss TrainStep::accumulate(const at::Tensor& ids, double gradient_scale, const Teacher* teacher) {
@@ -206,10 +201,10 @@ at::Tensor TrainStep::measure_gradients() {
     } else {
       const RowRange& own = optimizer_.tensors()[i].rows;
       slot.gradient = slot.kind == Kind::kScale ? std::move(sums.scale) : detail::dense_gradient(slot.leaf).narrow(0, own.first, own.count);
-      squares.push_back(sum_of_squares(slot.gradient));
+      squares.push_back(squares_of(slot.gradient));
     }
   }
-  return runs_ahead_ ? norms_on_gpu(squares) : norms_of(numbers(in_one(squares)));
+  return runs_ahead_ ? norms_on_gpu(squares) : norms_of(numbers(sums_of_each(squares)));
 }
 
 at::Tensor TrainStep::norms_of(const std::vector<double>& squares) {
@@ -236,7 +231,17 @@ at::Tensor TrainStep::norms_of(const std::vector<double>& squares) {
 }
 
 at::Tensor TrainStep::norms_on_gpu(const std::vector<at::Tensor>& squares) const {
-  at::Tensor parts = (is_part_ * in_one(squares)).sum(1);
+  std::vector<at::Tensor> projections;
+  std::vector<at::Tensor> scales;
+  std::vector<at::Tensor> others;
+  for (std::size_t i = 0; i < slots_.size(); ++i) {
+    const Kind kind = slots_[i].kind;
+    (is_projection(kind) ? projections : kind == Kind::kScale ? scales : others).push_back(squares[i]);
+  }
+  const at::TensorOptions options = squares.front().options();
+  const at::Tensor of_projections = sum_of_all(projections, options);
+  const at::Tensor of_scales = sum_of_all(scales, options);
+  at::Tensor parts = at::stack({of_projections + of_scales + sum_of_all(others, options), of_projections, of_scales});
   if (soundness_.defined()) parts += (soundness_ * 0.0).sum();
   return parts.sqrt();
 }

@@ -90,7 +90,7 @@ TEST(GpuTraining, AWeightMovesAsOnTheCpu) {
       const auto sums = weight.gradient_sums();
       const double squares = expected_sums.master_squares.item<double>();
       // The CPU adds up to 96 squares in float32.
-      EXPECT_NEAR(sums.master_squares.item<double>(), squares, 96 * std::numeric_limits<float>::epsilon() * squares);
+      EXPECT_NEAR(sums.master_squares.sum().item<double>(), squares, 96 * std::numeric_limits<float>::epsilon() * squares);
       const auto largest = [](const at::Tensor& x) { return x.abs().max().item<float>(); };
       EXPECT_LE(largest(sums.scale.cpu() - expected_sums.scale), 96 * std::numeric_limits<float>::epsilon() * largest(expected_sums.scale));
       EXPECT_EQ(sums.alpha.defined(), expected.alpha().defined());

@@ -95,7 +95,7 @@ class QuantizedWeight {
 
   // What clipping and the optimizer need to know of those gradients.
   struct GradientSums {
-    at::Tensor master_squares;  // [] float64: squared norm of the master's gradient; not finite when a gradient is not
+    at::Tensor master_squares;  // float64, sums to the squared norm of the master's gradient; the sum is not finite when a gradient is not
     at::Tensor scale;           // [N, G]
     at::Tensor alpha;           // [1], on the gradient's device; undefined unless DSQ
   };

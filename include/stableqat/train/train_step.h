@@ -99,12 +99,13 @@ class TrainStep {
   std::vector<TrainedTensor> collect();
   static bool is_projection(Kind kind) { return kind == Kind::kMaster || kind == Kind::kProjection; }
   void connect();
-  void run_ahead_where_possible();
+  bool can_run_ahead() const;
   RowRange own_rows(const at::Tensor& tensor) const;
   // Fills the slots' gradients. Returns the norms as step_report() has them, [3] float64: on the GPU if runs_ahead(), else on the CPU.
   at::Tensor measure_gradients();
   // `squares` in step with the slots.
   at::Tensor norms_of(const std::vector<double>& squares);
+  // The same from tensors that sum to the squares.
   at::Tensor norms_on_gpu(const std::vector<at::Tensor>& squares) const;
   void begin_clipped_step(double learning_rate, const at::Tensor& norms);
   // Of the quantizations of all ranks, as step_report() has them.
@@ -119,9 +120,7 @@ class TrainStep {
   std::unique_ptr<GradientExchange> gradients_;  // absent for one rank
   std::unique_ptr<WeightExchange> weights_;
   bool runs_ahead_ = false;
-  // If runs_ahead():
-  at::Tensor soundness_;  // not finite once a loss of this step's micro-batches, or the norm of a step before, is not
-  at::Tensor is_part_;    // [3, slots] float64, 1 where a slot belongs to a norm
+  at::Tensor soundness_;  // if runs_ahead(): not finite once a loss of this step's micro-batches, or the norm of a step before, is not
 };
 
 }  // namespace stableqat
