@@ -10,6 +10,8 @@ stableqat_test(
           unit/kernels_swiglu_test.cc
   LINK stableqat::kernels)
 
+include("${CMAKE_CURRENT_SOURCE_DIR}/imitated_avx512.cmake")
+
 if(STABLEQAT_HAS_CUDA)
   stableqat_test(kernels_cuda_test SOURCES unit/kernels_cuda_test.cc LINK stableqat::quant)
   add_dependencies(kernels_cuda_test stableqat_cuda)

@@ -1,0 +1,121 @@
+// Included before everything else of a kernel's source: AVX-512 for machines and compilers' targets without it. Registers are the compiler's
+// vector types, which it splits; the intrinsics that the kernels name are written out. STABLEQAT_IMITATED: 1 AVX-512, 2 and VNNI, 3 and BF16.
+#pragma once
+
+#include <immintrin.h>  // before the macros, which it reads
+
+#include <bit>
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+
+namespace stableqat::testing {
+
+template <class To, class From>
+inline To lanes_of(const From& from) {
+  To to;
+  static_assert(sizeof(to) == sizeof(from));
+  std::memcpy(&to, &from, sizeof(to));
+  return to;
+}
+
+template <class T, int kCount>
+struct Lanes {
+  T lane[kCount];
+};
+using Bytes64 = Lanes<std::int8_t, 64>;
+using UnsignedBytes64 = Lanes<std::uint8_t, 64>;
+using Shorts32 = Lanes<std::int16_t, 32>;
+using Ints16 = Lanes<std::int32_t, 16>;
+using Floats16 = Lanes<float, 16>;
+using Bf16s32 = Lanes<std::uint16_t, 32>;
+
+inline __m512 fmadd_ps(__m512 a, __m512 b, __m512 c) {
+  const auto x = lanes_of<Floats16>(a), y = lanes_of<Floats16>(b), z = lanes_of<Floats16>(c);
+  Floats16 sum;
+  for (int i = 0; i < 16; ++i) sum.lane[i] = __builtin_fmaf(x.lane[i], y.lane[i], z.lane[i]);
+  return lanes_of<__m512>(sum);
+}
+
+inline __m512i madd_epi16(__m512i a, __m512i b) {
+  const auto x = lanes_of<Shorts32>(a), y = lanes_of<Shorts32>(b);
+  Ints16 sum;
+  for (int i = 0; i < 16; ++i) sum.lane[i] = x.lane[2 * i] * y.lane[2 * i] + x.lane[2 * i + 1] * y.lane[2 * i + 1];
+  return lanes_of<__m512i>(sum);
+}
+
+// Unsigned bytes by signed ones; sums of two saturate.
+inline __m512i maddubs_epi16(__m512i a, __m512i b) {
+  const auto x = lanes_of<UnsignedBytes64>(a);
+  const auto y = lanes_of<Bytes64>(b);
+  Shorts32 sum;
+  for (int i = 0; i < 32; ++i) {
+    const int value = x.lane[2 * i] * y.lane[2 * i] + x.lane[2 * i + 1] * y.lane[2 * i + 1];
+    sum.lane[i] = static_cast<std::int16_t>(value > 32767 ? 32767 : value < -32768 ? -32768 : value);
+  }
+  return lanes_of<__m512i>(sum);
+}
+
+inline __m512i dpwssd_epi32(__m512i sum, __m512i a, __m512i b) {
+  const auto start = lanes_of<Ints16>(sum), products = lanes_of<Ints16>(madd_epi16(a, b));
+  Lanes<std::uint32_t, 16> result;
+  for (int i = 0; i < 16; ++i) result.lane[i] = static_cast<std::uint32_t>(start.lane[i]) + static_cast<std::uint32_t>(products.lane[i]);
+  return lanes_of<__m512i>(result);
+}
+
+inline __m512i dpbusd_epi32(__m512i sum, __m512i a, __m512i b) {
+  const auto start = lanes_of<Ints16>(sum);
+  const auto x = lanes_of<UnsignedBytes64>(a);
+  const auto y = lanes_of<Bytes64>(b);
+  Ints16 result;
+  for (int i = 0; i < 16; ++i) {
+    std::int32_t products = 0;
+    for (int j = 4 * i; j < 4 * i + 4; ++j) products += x.lane[j] * y.lane[j];
+    result.lane[i] = start.lane[i] + products;
+  }
+  return lanes_of<__m512i>(result);
+}
+
+template <class Bf16Vector>
+inline __m512 dpbf16_ps(__m512 sum, Bf16Vector a, Bf16Vector b) {
+  const auto widened = [](std::uint16_t value) { return std::bit_cast<float>(static_cast<std::uint32_t>(value) << 16); };
+  const auto x = lanes_of<Bf16s32>(a), y = lanes_of<Bf16s32>(b);
+  auto result = lanes_of<Floats16>(sum);
+  for (int i = 0; i < 16; ++i) {
+    result.lane[i] = __builtin_fmaf(widened(x.lane[2 * i + 1]), widened(y.lane[2 * i + 1]), result.lane[i]);
+    result.lane[i] = __builtin_fmaf(widened(x.lane[2 * i]), widened(y.lane[2 * i]), result.lane[i]);
+  }
+  return lanes_of<__m512>(result);
+}
+
+inline __m512i set1_epi16(std::int16_t value) {
+  Shorts32 all;
+  for (std::int16_t& lane : all.lane) lane = value;
+  return lanes_of<__m512i>(all);
+}
+
+inline __m512i maskz_broadcast_i64x4(std::uint8_t mask, __m256i four) {
+  const auto values = lanes_of<Lanes<std::int64_t, 4>>(four);
+  Lanes<std::int64_t, 8> all;
+  for (int i = 0; i < 8; ++i) all.lane[i] = (mask >> i & 1) != 0 ? values.lane[i % 4] : 0;
+  return lanes_of<__m512i>(all);
+}
+
+}  // namespace stableqat::testing
+
+#define __AVX512F__ 1
+#define __AVX512BW__ 1
+#define _mm512_fmadd_ps stableqat::testing::fmadd_ps
+#define _mm512_madd_epi16 stableqat::testing::madd_epi16
+#define _mm512_maddubs_epi16 stableqat::testing::maddubs_epi16
+#define _mm512_set1_epi16 stableqat::testing::set1_epi16
+#define _mm512_maskz_broadcast_i64x4 stableqat::testing::maskz_broadcast_i64x4
+#if STABLEQAT_IMITATED >= 2
+#define __AVX512VNNI__ 1
+#define _mm512_dpwssd_epi32 stableqat::testing::dpwssd_epi32
+#define _mm512_dpbusd_epi32 stableqat::testing::dpbusd_epi32
+#endif
+#if STABLEQAT_IMITATED >= 3
+#define __AVX512BF16__ 1
+#define _mm512_dpbf16_ps stableqat::testing::dpbf16_ps
+#endif
