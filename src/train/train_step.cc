@@ -258,9 +258,12 @@ void TrainStep::begin_clipped_step(double learning_rate, const at::Tensor& norms
   optimizer_.begin_step(learning_rate, limit > 0.0 ? std::min(1.0, limit / (total + 1e-6)) : 1.0);
 }
 
-at::Tensor TrainStep::counts() {
+at::Tensor TrainStep::counts(at::Device device) {
+  const bool is_alone = communicator_.ranks() == 1;
+  if (is_alone && model_.weights().empty()) return at::zeros({2}, at::TensorOptions(at::kDouble).device(device));
   const at::Tensor own = QuantizedWeight::last_counts_tensor(model_.weights());
-  return communicator_.ranks() == 1 ? own : at::tensor(sum_over_ranks(communicator_, numbers(own)), at::kDouble);
+  if (is_alone) return own.to(device);
+  return at::tensor(sum_over_ranks(communicator_, numbers(own)), at::kDouble);
 }
 
 at::Tensor TrainStep::start_update(double learning_rate) {
@@ -283,7 +286,7 @@ at::Tensor TrainStep::start_update(double learning_rate) {
     weight.update(optimizer_.rule(i), optimizer_.first_moment(i), optimizer_.second_moment(i), optimizer_.gradient_factor_on_gpu());
   }
   if (weights_) weights_->run();
-  const at::Tensor all_numbers = at::cat({norms, counts().to(norms.device())});
+  const at::Tensor all_numbers = at::cat({norms, counts(norms.device())});
   model_.refresh_products();
   return all_numbers;
 }

@@ -215,6 +215,19 @@ TEST_F(GpuTrainingTest, StartedStepsDoNotWait) {
   }
 }
 
+TEST_F(GpuTrainingTest, StartedStepsOfAnUnquantizedModelDoNotWaitEither) {
+  QuantizedModel on_gpu(*source_, at::kFloat, std::nullopt);
+  on_gpu.move_to(gpu());
+  TrainStep step(on_gpu, {.adamw = {}, .max_grad_norm = 1.0});
+  step.accumulate(ids(0), 1.0);
+  step.start_update(1e-3);
+  const std::int64_t before = testing::fake_gpu_waits();
+  step.accumulate(ids(1), 1.0);
+  const at::Tensor numbers = step.start_update(1e-3);
+  EXPECT_EQ(testing::fake_gpu_waits(), before);
+  EXPECT_GT(numbers[0].item<double>(), 0.0);
+}
+
 TEST_F(GpuTrainingTest, AlphasAreWaitedFor) {
   QuantizedModel on_gpu = gpu_model(kSpecs[3], at::kFloat);
   EXPECT_FALSE(TrainStep(on_gpu, {}).runs_ahead());

@@ -109,7 +109,7 @@ class TrainStep {
   at::Tensor norms_on_gpu(const std::vector<at::Tensor>& squares) const;
   void begin_clipped_step(double learning_rate, const at::Tensor& norms);
   // Of the quantizations of all ranks, as step_report() has them.
-  at::Tensor counts();
+  at::Tensor counts(at::Device device);
 
   QuantizedModel& model_;
   TrainStepOptions options_;
