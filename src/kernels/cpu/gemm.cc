@@ -13,13 +13,13 @@ namespace {
 
 // Units of k taken in one go: kGemmDepth terms; fp32 takes half of them.
 template <class Type>
-constexpr std::int64_t kUnitsPerBlock = kGemmDepth / (Type::kPerUnit == 4 ? 4 : 2);
+constexpr std::int64_t kUnitsPerBlock = kGemmDepth / (kIsBytes<Type> ? 4 : 2);
 constexpr std::int64_t kUnitsMultiple = 32;                   // blocks are so many units or a multiple: whole vectors, whole groups
 constexpr std::int64_t kPanelsPerGroup = 256 / kTileColumns;  // packed panels of B kept in the second-level cache: 256 KB
 constexpr std::size_t kAlignment = 64;
 
 template <class Type>
-constexpr std::int64_t kPanelExtra = Type::kPerUnit == 4 ? kBytePanelExtra : 0;
+constexpr std::int64_t kPanelExtra = kIsBytes<Type> ? kBytePanelExtra : 0;
 
 constexpr std::int64_t ceil_div(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
 
@@ -75,7 +75,7 @@ struct Shape {
 template <class Type, bool kRowMajorA>
 void multiply_rows(std::int64_t rows, std::int64_t units, UnitsA a, const std::int32_t* b, OutputC c, int columns) {
   const auto take = [&]<int kRows>() {
-    if constexpr (Type::kPerUnit == 4 && !kHasByteProducts) {
+    if constexpr (kIsBytes<Type> && !kHasByteProducts) {
       multiply_byte_tile<kRows>(units, a, b, c, columns);
     } else {
       multiply_tile<Type, kRows, kRowMajorA>(units, a, b, c, columns);
@@ -105,7 +105,7 @@ void multiply_range(const Shape& shape, const UnitsA& a, const SourceB& b, const
       for (std::int64_t panel = group; panel < group_end; ++panel) {
         std::int32_t* const target = packed + (panel - group) * panel_size;
         pack_panel(b, unit, units, panel * kTileColumns, columns_of(panel), target);
-        if constexpr (Type::kPerUnit == 4) finish_byte_panel(target, units);
+        if constexpr (kIsBytes<Type>) finish_byte_panel(target, units);
       }
       OutputC out = c;
       out.accumulate = c.accumulate || unit > 0;

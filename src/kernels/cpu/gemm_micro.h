@@ -29,6 +29,9 @@ inline Floats multiply_add(Floats a, Floats b, Floats sum) {
 #endif
 }
 
+template <class Type>
+inline constexpr bool kIsBytes = Type::kPerUnit == 4;
+
 struct Fp32 {
   static constexpr int kPerUnit = 1;
   using Sum = Floats;
@@ -122,7 +125,7 @@ inline void store_vector(const OutputC& c, int row, int first_column, Floats val
 template <class Type, int kRows, bool kRowMajorA>
 void multiply_tile(std::int64_t units, const UnitsA& a, const std::int32_t* b, const OutputC& c, int columns) {
   typename Type::Sum sums[kRows][kTileVectors] = {};
-  if constexpr (Type::kPerUnit == 4) {
+  if constexpr (kIsBytes<Type>) {  // start values are behind the panel (gemm_bytes.h)
 #pragma GCC unroll 12
     for (int i = 0; i < kRows; ++i) {
 #pragma GCC unroll 2
