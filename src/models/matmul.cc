@@ -5,6 +5,7 @@
 #include <ATen/ops/empty.h>
 #include <ATen/ops/mm.h>
 
+#include "quant/gpu.h"
 #include "stableqat/base/error.h"
 #include "stableqat/kernels/gemm.h"
 
@@ -102,6 +103,9 @@ void add_weight_gradient(at::Tensor& gradient, at::ScalarType type, const at::Te
     gradient = at::mm(dy.t(), x).to(type);
   } else if (type == x.scalar_type()) {
     gradient.addmm_(dy.t(), x);
+  } else if (gpu::is_on(x)) {
+    // No temporary of the weight's size, and nothing rounded to x's type on the way.
+    at::addmm_outf(gradient, dy.t(), x, type, 1, 1, gradient);
   } else {
     gradient.add_(at::mm(dy.t(), x));
   }

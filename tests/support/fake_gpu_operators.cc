@@ -199,6 +199,18 @@ at::Tensor copy_from_and_resize(const at::Tensor& from, const at::Tensor& to) {
   return copy_from(from, to, false);
 }
 
+// CUDA alone has it: products of bfloat16 added to float32. What it refuses is what LibTorch 2.11 refuses.
+at::Tensor& addmm_dtype_out(const at::Tensor& self, const at::Tensor& a, const at::Tensor& b, at::ScalarType type, const at::Scalar& beta,
+                            const at::Scalar& alpha, at::Tensor& out) {
+  TORCH_CHECK(on_device(self) && on_device(a) && on_device(b) && on_device(out), "Expected all tensors to be on the same device");
+  TORCH_CHECK(a.scalar_type() == b.scalar_type() && out.scalar_type() == type &&
+                  (type == a.scalar_type() || (type == at::kFloat && (a.scalar_type() == at::kBFloat16 || a.scalar_type() == at::kHalf))),
+              "out_dtype must be the same as input dtype or fp32 for fp16/bf16 inputs");
+  TORCH_CHECK(self.scalar_type() == type || self.scalar_type() == a.scalar_type(), "self dtype must match either out_dtype or mat1 dtype");
+  const at::AutoDispatchBelowADInplaceOrView guard;
+  return out.copy_(self.to(type).mul(beta).add(a.to(type).mm(b.to(type)), alpha));
+}
+
 }  // namespace
 
 std::int64_t waits_so_far() { return waits(); }
@@ -210,6 +222,7 @@ void register_fake_gpu_operators() {
   static auto* const operators = new torch::Library(torch::Library::IMPL, "aten", DispatchKey::PrivateUse1, __FILE__, __LINE__);
   operators->impl("_copy_from", copy_from);
   operators->impl("_copy_from_and_resize", copy_from_and_resize);
+  operators->impl("addmm.dtype_out", addmm_dtype_out);
   // Where the CPU has a kernel besides a general definition (silu_backward), a fallback would not be asked, and results would not be the
   // CPU's.
   constexpr DispatchKey kGeneral[] = {DispatchKey::CompositeImplicitAutograd, DispatchKey::CompositeExplicitAutograd,

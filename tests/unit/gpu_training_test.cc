@@ -2,6 +2,7 @@
 // those of the CUDA sources with a team of one thread; forgotten transfers between devices throw. In cuda_training_test it is a real one.
 #include <ATen/TensorOperators.h>
 #include <ATen/ops/empty.h>
+#include <ATen/ops/zeros.h>
 #include <ATen/ops/zeros_like.h>
 #include <gtest/gtest.h>
 #include <unistd.h>
@@ -18,6 +19,7 @@
 #include "stableqat/base/error.h"
 #include "stableqat/base/file.h"
 #include "stableqat/eval/perplexity.h"
+#include "stableqat/models/linear.h"
 #include "stableqat/tokenizer/tokenizer.h"
 #include "stableqat/train/checkpoint.h"
 #include "stableqat/train/checkpoint_writer.h"
@@ -116,6 +118,28 @@ TEST(GpuTraining, AWeightMovesAsOnTheCpu) {
       EXPECT_EQ(weight.last_counts().clipped, expected.last_counts().clipped);
     }
   }
+}
+
+// Of bfloat16 products, over micro-batches: what is added is not rounded to bfloat16.
+TEST(GpuTraining, WeightGradientsAreAddedInFloat32) {
+  if (const std::string reason = why_no_gpu(); !reason.empty()) GTEST_SKIP() << reason;
+  constexpr std::int64_t kRows = 40;
+  Linear layer;
+  layer.weight = values(3, 24, 32).to(gpu()).requires_grad_();
+  layer.compute = layer.weight.detach().to(at::kBFloat16);
+  at::Tensor expected = at::zeros({24, 32}, at::kDouble);
+  at::Tensor terms = at::zeros_like(expected);
+  for (int i = 0; i < 3; ++i) {
+    const at::Tensor x = values(5 + i, kRows, 32).to(at::kBFloat16);
+    const at::Tensor dy = values(11 + i, kRows, 24).to(at::kBFloat16);
+    linear(x.to(gpu()), layer).backward(dy.to(gpu()));
+    if (i == 0) layer.weight.mutable_grad().zero_();  // the first one made it
+    if (i == 0) continue;
+    expected += dy.t().to(at::kDouble).mm(x.to(at::kDouble));
+    terms += dy.t().to(at::kDouble).abs().mm(x.to(at::kDouble).abs());
+  }
+  const at::Tensor excess = (layer.weight.grad().cpu() - expected).abs() - 2 * (kRows + 1) * std::numeric_limits<float>::epsilon() * terms;
+  EXPECT_LE(excess.max().item<double>(), 0.0);
 }
 
 class GpuTrainingTest : public ::testing::Test {
