@@ -108,8 +108,8 @@ struct GemmKernels {
   bool (*integer_weight_gradient)(std::int64_t m, std::int64_t N, std::int64_t M, const float* dy, QuantizedRows x, float* dw,
                                   bool accumulate, bool in_bf16);
 
-  // The four for bytes: scale = max |x| / 127, codes [m, byte_row_stride(k)] with 128 in the padding. On AVX2 and AVX-512 without VNNI
-  // codes of the weight beyond 16 halve the speed.
+  // The four for bytes: scale = max |x| / 127, codes [m, byte_row_stride(k)] with 128 in the padding. Without VNNI, codes of
+  // the weight beyond 16 take a slower way.
   void (*quantize_rows_to_bytes)(std::int64_t m, std::int64_t k, const float* x, std::int64_t ld, const float* column_scale,
                                  std::uint8_t* codes, float* scale);
   bool (*byte_forward)(std::int64_t m, ByteRows x, GemmCodes q, const float* column_scale, float* y, std::int64_t ldy, bool accumulate);
