@@ -34,6 +34,7 @@ foreach(family gemm packed)
   stableqat_imitate(${family} avx512_vnni 2 off)
   stableqat_imitate(${family} avx512_bf16 3 off)
 endforeach()
+stableqat_imitate(gemm amx 4 off)
 
 # Objects come before libraries: their tables, and best_isa(), are found first.
 stableqat_test(

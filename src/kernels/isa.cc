@@ -36,6 +36,8 @@ std::string_view isa_name(Isa isa) noexcept {
       return "avx512_vnni";
     case Isa::kAvx512Bf16:
       return "avx512_bf16";
+    case Isa::kAmx:
+      return "amx";
   }
   return "";
 }

@@ -15,22 +15,28 @@
   }
 
 // STABLEQAT_ISA_TABLE: the table of the highest instruction set up to `isa` that a family is built for: plain, avx2 and avx512.
-// STABLEQAT_ALL_ISA_TABLE: the same for a family built for all of them.
+// STABLEQAT_DOT_ISA_TABLE: of one that is built for those with dot products, too. STABLEQAT_ALL_ISA_TABLE: of one built for all.
 #if defined(__x86_64__)
 #define STABLEQAT_DECLARE_ISA_TABLES(Table, name) \
   STABLEQAT_DECLARE_ISA_TABLE(plain, Table, name) \
   STABLEQAT_DECLARE_ISA_TABLE(avx2, Table, name)  \
   STABLEQAT_DECLARE_ISA_TABLE(avx512, Table, name)
-#define STABLEQAT_DECLARE_ALL_ISA_TABLES(Table, name)   \
+#define STABLEQAT_DECLARE_DOT_ISA_TABLES(Table, name)   \
   STABLEQAT_DECLARE_ISA_TABLES(Table, name)             \
   STABLEQAT_DECLARE_ISA_TABLE(avx512_vnni, Table, name) \
   STABLEQAT_DECLARE_ISA_TABLE(avx512_bf16, Table, name)
+#define STABLEQAT_DECLARE_ALL_ISA_TABLES(Table, name) \
+  STABLEQAT_DECLARE_DOT_ISA_TABLES(Table, name)       \
+  STABLEQAT_DECLARE_ISA_TABLE(amx, Table, name)
 #define STABLEQAT_ISA_TABLE(name, isa) ((isa) >= Isa::kAvx512 ? avx512::name : (isa) >= Isa::kAvx2 ? avx2::name : plain::name)
-#define STABLEQAT_ALL_ISA_TABLE(name, isa) \
-  ((isa) == Isa::kAvx512Bf16 ? avx512_bf16::name : (isa) == Isa::kAvx512Vnni ? avx512_vnni::name : STABLEQAT_ISA_TABLE(name, isa))
+#define STABLEQAT_DOT_ISA_TABLE(name, isa) \
+  ((isa) >= Isa::kAvx512Bf16 ? avx512_bf16::name : (isa) == Isa::kAvx512Vnni ? avx512_vnni::name : STABLEQAT_ISA_TABLE(name, isa))
+#define STABLEQAT_ALL_ISA_TABLE(name, isa) ((isa) == Isa::kAmx ? amx::name : STABLEQAT_DOT_ISA_TABLE(name, isa))
 #else
 #define STABLEQAT_DECLARE_ISA_TABLES(Table, name) STABLEQAT_DECLARE_ISA_TABLE(plain, Table, name)
+#define STABLEQAT_DECLARE_DOT_ISA_TABLES(Table, name) STABLEQAT_DECLARE_ISA_TABLE(plain, Table, name)
 #define STABLEQAT_DECLARE_ALL_ISA_TABLES(Table, name) STABLEQAT_DECLARE_ISA_TABLE(plain, Table, name)
 #define STABLEQAT_ISA_TABLE(name, isa) (static_cast<void>(isa), plain::name)
+#define STABLEQAT_DOT_ISA_TABLE(name, isa) STABLEQAT_ISA_TABLE(name, isa)
 #define STABLEQAT_ALL_ISA_TABLE(name, isa) STABLEQAT_ISA_TABLE(name, isa)
 #endif

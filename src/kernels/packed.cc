@@ -6,9 +6,9 @@
 
 namespace stableqat::kernels {
 
-STABLEQAT_DECLARE_ALL_ISA_TABLES(PackedKernels, packed_table)
+STABLEQAT_DECLARE_DOT_ISA_TABLES(PackedKernels, packed_table)
 
-const PackedKernels& packed_kernels(Isa isa) { return STABLEQAT_ALL_ISA_TABLE(packed_table, isa); }
+const PackedKernels& packed_kernels(Isa isa) { return STABLEQAT_DOT_ISA_TABLE(packed_table, isa); }
 
 namespace {
 

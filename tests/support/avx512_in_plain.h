@@ -1,5 +1,6 @@
-// Included before everything else of a kernel's source: AVX-512 for machines and compilers' targets without it. Registers are the compiler's
-// vector types, which it splits; the intrinsics that the kernels name are written out. STABLEQAT_IMITATED: 1 AVX-512, 2 and VNNI, 3 and BF16.
+// Included before everything else of a kernel's source: AVX-512 for machines and compilers' targets without it. Registers are the
+// compiler's vector types, which it splits; the intrinsics that the kernels name are written out. STABLEQAT_IMITATED: 1 AVX-512, 2 and
+// VNNI, 3 and BF16, 4 and AMX.
 #pragma once
 
 #include <immintrin.h>  // before the macros, which it reads
@@ -101,6 +102,89 @@ inline __m512i maskz_broadcast_i64x4(std::uint8_t mask, __m256i four) {
   return lanes_of<__m512i>(all);
 }
 
+// AMX: eight tiles of 16 rows of 64 bytes for each thread. Every use is checked as the CPU does, and so is that tiles are given back: what
+// is wrong stops the program.
+struct TileRegisters {
+  bool configured = false;
+  std::uint8_t rows[8] = {};
+  std::uint16_t row_bytes[8] = {};
+  std::int32_t units[8][16][16] = {};
+
+  ~TileRegisters() {
+    if (configured) __builtin_trap();
+  }
+  void require(int tile) const {
+    if (!configured || rows[tile] == 0 || rows[tile] > 16 || row_bytes[tile] != 64) __builtin_trap();
+  }
+};
+inline thread_local TileRegisters tile_registers;
+
+inline void tile_loadconfig(const void* address) {
+  std::uint8_t bytes[64];
+  std::memcpy(bytes, address, 64);
+  if (bytes[0] != 1) __builtin_trap();
+  TileRegisters& tiles = tile_registers;
+  std::memset(tiles.units, 0, sizeof(tiles.units));
+  for (int tile = 0; tile < 8; ++tile) {
+    std::memcpy(&tiles.row_bytes[tile], bytes + 16 + 2 * tile, 2);
+    tiles.rows[tile] = bytes[48 + tile];
+  }
+  tiles.configured = true;
+}
+inline void tile_release() { tile_registers.configured = false; }
+inline void tile_zero(int tile) {
+  tile_registers.require(tile);
+  std::memset(tile_registers.units[tile], 0, sizeof(tile_registers.units[tile]));
+}
+inline void tile_loadd(int tile, const void* base, std::int64_t stride) {
+  tile_registers.require(tile);
+  for (int row = 0; row < 16; ++row) {
+    if (row < tile_registers.rows[tile]) {
+      std::memcpy(tile_registers.units[tile][row], static_cast<const std::uint8_t*>(base) + row * stride, 64);
+    } else {
+      std::memset(tile_registers.units[tile][row], 0, 64);
+    }
+  }
+}
+inline void tile_stored(int tile, void* base, std::int64_t stride) {
+  tile_registers.require(tile);
+  for (int row = 0; row < tile_registers.rows[tile]; ++row) {
+    std::memcpy(static_cast<std::uint8_t*>(base) + row * stride, tile_registers.units[tile][row], 64);
+  }
+}
+
+// sums[i][j] takes up add(sum, unit of A, unit of B) for each unit of A's row.
+template <class Add>
+inline void tile_product(int sums, int a, int b, Add&& add) {
+  TileRegisters& tiles = tile_registers;
+  for (const int tile : {sums, a, b}) tiles.require(tile);
+  if (tiles.rows[sums] != tiles.rows[a] || tiles.rows[b] != 16) __builtin_trap();
+  for (int i = 0; i < tiles.rows[sums]; ++i) {
+    for (int k = 0; k < 16; ++k) {
+      for (int j = 0; j < 16; ++j) tiles.units[sums][i][j] = add(tiles.units[sums][i][j], tiles.units[a][i][k], tiles.units[b][k][j]);
+    }
+  }
+}
+template <class ByteOfA>
+inline void tile_byte_product(int sums, int a, int b) {
+  tile_product(sums, a, b, [](std::int32_t sum, std::int32_t x, std::int32_t y) {
+    const auto bytes = lanes_of<Lanes<ByteOfA, 4>>(x);
+    const auto codes = lanes_of<Lanes<std::int8_t, 4>>(y);
+    for (int i = 0; i < 4; ++i)
+      sum = static_cast<std::int32_t>(static_cast<std::uint32_t>(sum) + static_cast<std::uint32_t>(bytes.lane[i] * codes.lane[i]));
+    return sum;
+  });
+}
+inline void tile_dpbf16ps(int sums, int a, int b) {
+  tile_product(sums, a, b, [](std::int32_t sum, std::int32_t x, std::int32_t y) {
+    const auto widened = [](std::uint16_t value) { return std::bit_cast<float>(static_cast<std::uint32_t>(value) << 16); };
+    const auto p = lanes_of<Lanes<std::uint16_t, 2>>(x), q = lanes_of<Lanes<std::uint16_t, 2>>(y);
+    auto value = std::bit_cast<float>(sum);
+    for (int i = 0; i < 2; ++i) value = __builtin_fmaf(widened(p.lane[i]), widened(q.lane[i]), value);
+    return std::bit_cast<std::int32_t>(value);
+  });
+}
+
 }  // namespace stableqat::testing
 
 #define __AVX512F__ 1
@@ -118,4 +202,22 @@ inline __m512i maskz_broadcast_i64x4(std::uint8_t mask, __m256i four) {
 #if STABLEQAT_IMITATED >= 3
 #define __AVX512BF16__ 1
 #define _mm512_dpbf16_ps stableqat::testing::dpbf16_ps
+#endif
+#if STABLEQAT_IMITATED >= 4
+#define __AMX_INT8__ 1
+#define __AMX_BF16__ 1
+#undef _tile_loadd
+#undef _tile_stored
+#undef _tile_zero
+#undef _tile_dpbssd
+#undef _tile_dpbusd
+#undef _tile_dpbf16ps
+#define _tile_loadconfig stableqat::testing::tile_loadconfig
+#define _tile_release stableqat::testing::tile_release
+#define _tile_loadd stableqat::testing::tile_loadd
+#define _tile_stored stableqat::testing::tile_stored
+#define _tile_zero stableqat::testing::tile_zero
+#define _tile_dpbssd stableqat::testing::tile_byte_product<std::int8_t>
+#define _tile_dpbusd stableqat::testing::tile_byte_product<std::uint8_t>
+#define _tile_dpbf16ps stableqat::testing::tile_dpbf16ps
 #endif

@@ -3,6 +3,6 @@
 
 namespace stableqat::kernels {
 
-Isa best_isa() noexcept { return Isa::kAvx512Bf16; }
+Isa best_isa() noexcept { return Isa::kAmx; }
 
 }  // namespace stableqat::kernels

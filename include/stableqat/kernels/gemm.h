@@ -10,7 +10,8 @@
 // fp32 products take a quantized weight by its codes, too: dequantized as it is packed, it need not be kept in fp32.
 // All arrays are dense but for the leading dimension (ld.., in elements) of row-major matrices. The sums' order depends on shapes only, not
 // on the number of threads. Work is shared among OpenMP threads. Thread-safe. A function returns false, with C untouched or half-written,
-// when there is no memory for its scratch (some 300 KB a thread; the bf16 ones half the size of dy more).
+// when there is no memory for its scratch (some 300 KB a thread; the bf16 ones half the size of dy more; with AMX the integer ones as
+// much as the rows of integers).
 #pragma once
 
 #include <cstdint>
@@ -60,8 +61,8 @@ struct QuantizedRows {
 // ld of m x k QuantizedRows: padded, so that rows do not fall onto the same cache lines.
 constexpr std::int64_t quantized_row_stride(std::int64_t k) noexcept { return (k + 31) / 32 * 32 + 32; }
 
-// Rows of 8-bit integers from -127 to 127: value = (code - 128) * scale[row]. Rows begin `ld` bytes apart (a multiple of 4); `ld` is at
-// least 16 more than the columns.
+// Rows of 8-bit integers from -127 to 127: value = (code - 128) * scale[row]. Rows begin `ld` bytes apart (a multiple of 4), at least the
+// columns rounded up to a multiple of 64.
 struct ByteRows {
   const std::uint8_t* codes;
   std::int64_t ld;

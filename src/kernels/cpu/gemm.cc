@@ -4,6 +4,7 @@
 
 #include <cstdlib>
 
+#include "kernels/cpu/gemm_amx.h"
 #include "kernels/cpu/gemm_bytes.h"
 #include "kernels/cpu/gemm_micro.h"
 #include "kernels/cpu/gemm_pack.h"
@@ -14,12 +15,17 @@ namespace {
 // Units of k taken in one go: kGemmDepth terms; fp32 takes half of them.
 template <class Type>
 constexpr std::int64_t kUnitsPerBlock = kGemmDepth / (kIsBytes<Type> ? 4 : 2);
-constexpr std::int64_t kUnitsMultiple = 32;                   // blocks are so many units or a multiple: whole vectors, whole groups
+// Blocks are so many units or a multiple: whole vectors, whole groups. Digits: as many terms as with 16-bit integers, for the same sums.
+template <class Type>
+constexpr std::int64_t kUnitsMultiple = std::is_same_v<Type, Digits> ? 16 : 32;
 constexpr std::int64_t kPanelsPerGroup = 256 / kTileColumns;  // packed panels of B kept in the second-level cache: 256 KB
 constexpr std::size_t kAlignment = 64;
 
 template <class Type>
-constexpr std::int64_t kPanelExtra = kIsBytes<Type> ? kBytePanelExtra : 0;
+constexpr std::int64_t kPanelExtra = std::is_same_v<Type, Int8> ? kBytePanelExtra : 0;
+// Rows of C in a strip: what one thread takes at a time.
+template <class Type>
+constexpr std::int64_t kStripRows = kInTiles<Type> ? kTiledRows<Type> : kTileRows;
 
 constexpr std::int64_t ceil_div(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
 
@@ -38,18 +44,18 @@ class Scratch {
   std::int32_t* data_;
 };
 
-// How threads share C: a grid of ranges of tile rows and of panels.
+// How threads share C: a grid of ranges of strips of rows and of panels.
 struct Grid {
   std::int64_t row_parts = 1;
   std::int64_t panel_parts = 1;
 };
 
-Grid choose_grid(std::int64_t threads, std::int64_t tile_rows, std::int64_t panels) {
+Grid choose_grid(std::int64_t threads, std::int64_t strips, std::int64_t panels) {
   Grid best;
-  std::int64_t best_work = tile_rows * panels;
+  std::int64_t best_work = strips * panels;
   for (std::int64_t row_parts = 1; row_parts <= threads; ++row_parts) {
     const std::int64_t panel_parts = threads / row_parts;
-    const std::int64_t work = ceil_div(tile_rows, row_parts) * ceil_div(panels, panel_parts);
+    const std::int64_t work = ceil_div(strips, row_parts) * ceil_div(panels, panel_parts);
     if (work < best_work) {
       best_work = work;
       best = {row_parts, panel_parts};
@@ -73,7 +79,7 @@ struct Shape {
 
 // Any number of rows up to kTileRows, in tiles of kTileRows, 4 and 1: few sizes, because each is a function of its own.
 template <class Type, bool kRowMajorA>
-void multiply_rows(std::int64_t rows, std::int64_t units, UnitsA a, const std::int32_t* b, OutputC c, int columns) {
+void multiply_in_registers(std::int64_t rows, std::int64_t units, UnitsA a, const std::int32_t* b, OutputC c, int columns) {
   const auto take = [&]<int kRows>() {
     if constexpr (kIsBytes<Type> && !kHasByteProducts) {
       multiply_byte_tile<kRows>(units, a, b, c, columns);
@@ -89,31 +95,47 @@ void multiply_rows(std::int64_t rows, std::int64_t units, UnitsA a, const std::i
   while (rows > 0) take.template operator()<1>();
 }
 
+// Up to a strip's rows times a panel.
+template <class Type, bool kRowMajorA>
+void multiply_rows(TileShapes& shapes, std::int64_t rows, std::int64_t units, const UnitsA& a, const std::int32_t* b, const OutputC& c,
+                   int columns) {
+  if constexpr (kInTiles<Type>) {
+    static_assert(kRowMajorA);
+    multiply_in_tiles<Type>(shapes, static_cast<int>(rows), units, a, b, c, columns);
+  } else {
+    static_cast<void>(shapes);
+    multiply_in_registers<Type, kRowMajorA>(rows, units, a, b, c, columns);
+  }
+}
+
 // One thread's share of C: packs a group of B's panels, then multiplies all of its rows of A with it.
 template <class Type, bool kRowMajorA, class SourceB>
-void multiply_range(const Shape& shape, const UnitsA& a, const SourceB& b, const OutputC& c, Range tile_rows, Range panels,
+void multiply_range(const Shape& shape, const UnitsA& a, const SourceB& b, const OutputC& c, Range strips, Range panels,
                     std::int64_t units_per_block, std::int32_t* packed) {
+  TileShapes shapes;
   for (std::int64_t group = panels.begin; group < panels.end; group += kPanelsPerGroup) {
     const std::int64_t group_end = group + kPanelsPerGroup < panels.end ? group + kPanelsPerGroup : panels.end;
     for (std::int64_t unit = 0; unit < shape.units; unit += units_per_block) {
-      const std::int64_t units = unit + units_per_block < shape.units ? units_per_block : shape.units - unit;
+      const std::int64_t left = unit + units_per_block < shape.units ? units_per_block : shape.units - unit;
+      const std::int64_t units = kInTiles<Type> ? whole_tiles(left) : left;
       const std::int64_t panel_size = (units + kPanelExtra<Type>)*kTileColumns;
       const auto columns_of = [&shape](std::int64_t panel) {
-        const std::int64_t left = shape.n - panel * kTileColumns;
-        return static_cast<int>(left < kTileColumns ? left : kTileColumns);
+        const std::int64_t rest = shape.n - panel * kTileColumns;
+        return static_cast<int>(rest < kTileColumns ? rest : kTileColumns);
       };
       for (std::int64_t panel = group; panel < group_end; ++panel) {
         std::int32_t* const target = packed + (panel - group) * panel_size;
-        pack_panel(b, unit, units, panel * kTileColumns, columns_of(panel), target);
-        if constexpr (kIsBytes<Type>) finish_byte_panel(target, units);
+        pack_panel(b, unit, left, panel * kTileColumns, columns_of(panel), target);
+        for (std::int64_t i = left * kTileColumns; i < units * kTileColumns; ++i) target[i] = 0;
+        if constexpr (kPanelExtra < Type >> 0) finish_byte_panel(target, units);
       }
       OutputC out = c;
       out.accumulate = c.accumulate || unit > 0;
-      for (std::int64_t tile_row = tile_rows.begin; tile_row < tile_rows.end; ++tile_row) {
-        const std::int64_t row = tile_row * kTileRows;
-        const std::int64_t rows = shape.m - row < kTileRows ? shape.m - row : kTileRows;
+      for (std::int64_t strip = strips.begin; strip < strips.end; ++strip) {
+        const std::int64_t row = strip * kStripRows<Type>;
+        const std::int64_t rows = shape.m - row < kStripRows<Type> ? shape.m - row : kStripRows<Type>;
         for (std::int64_t panel = group; panel < group_end; ++panel) {
-          multiply_rows<Type, kRowMajorA>(rows, units, a.at(row, unit), packed + (panel - group) * panel_size,
+          multiply_rows<Type, kRowMajorA>(shapes, rows, units, a.at(row, unit), packed + (panel - group) * panel_size,
                                           out.at(row, panel * kTileColumns), columns_of(panel));
         }
       }
@@ -124,19 +146,20 @@ void multiply_range(const Shape& shape, const UnitsA& a, const SourceB& b, const
 template <class Type, bool kRowMajorA, class SourceB>
 bool multiply(const Shape& shape, const UnitsA& a, const SourceB& b, const OutputC& c) {
   if (shape.m == 0 || shape.n == 0) return true;
-  const std::int64_t tile_rows = ceil_div(shape.m, kTileRows);
+  const std::int64_t strips = ceil_div(shape.m, kStripRows<Type>);
   const std::int64_t panels = ceil_div(shape.n, kTileColumns);
   const std::int64_t blocks = ceil_div(shape.units, kUnitsPerBlock<Type>);
-  const std::int64_t units_per_block = ceil_div(ceil_div(shape.units, blocks > 0 ? blocks : 1), kUnitsMultiple) * kUnitsMultiple;
+  const std::int64_t units_per_block =
+      ceil_div(ceil_div(shape.units, blocks > 0 ? blocks : 1), kUnitsMultiple<Type>) * kUnitsMultiple<Type>;
   const bool small = shape.m * shape.n * shape.units < 32768;
-  const Grid grid = choose_grid(small ? 1 : omp_get_max_threads(), tile_rows, panels);
+  const Grid grid = choose_grid(small ? 1 : omp_get_max_threads(), strips, panels);
   const std::int64_t threads = grid.row_parts * grid.panel_parts;
   const std::int64_t scratch_size = kPanelsPerGroup * kTileColumns * (units_per_block + kPanelExtra<Type>);
   const Scratch scratch(threads * scratch_size);
   if (scratch.data() == nullptr) return false;
 #pragma omp parallel for num_threads(static_cast <int>(threads)) schedule(static, 1) if (threads > 1)
   for (std::int64_t part = 0; part < threads; ++part) {
-    multiply_range<Type, kRowMajorA>(shape, a, b, c, part_of(tile_rows, grid.row_parts, part / grid.panel_parts),
+    multiply_range<Type, kRowMajorA>(shape, a, b, c, part_of(strips, grid.row_parts, part / grid.panel_parts),
                                      part_of(panels, grid.panel_parts, part % grid.panel_parts), units_per_block,
                                      scratch.data() + part * scratch_size);
   }
@@ -208,24 +231,63 @@ bool codes_input_gradient(std::int64_t m, const float* dy, ScaledCodes w, float*
   return multiply<Fp32, true>({m, q.columns, q.rows}, {units_of(dy), q.rows, 1}, source, {dx, q.columns, accumulate, nullptr, nullptr});
 }
 
-// dw (+)= dy^T x: dy's rows are rounded and paired once, x's as they are packed.
-template <class SourceB>
-bool multiply_bf16(std::int64_t rows, std::int64_t n, std::int64_t m, const float* dy, const SourceB& x, float* dw, bool accumulate) {
+// dy [rows, n] rounded to bf16, rows in pairs: [units, n], or its transpose with `stride` units a row and zeros behind.
+void pair_rows(std::int64_t rows, std::int64_t n, const float* dy, std::int32_t* out) {
   const std::int64_t units = ceil_div(rows, 2);
-  const Scratch rounded(units * n);
-  if (rounded.data() == nullptr) return false;
   const Bf16Rows source{dy, n, rows};
 #pragma omp parallel for schedule(static) if (units * n >= 32768)
   for (std::int64_t u = 0; u < units; ++u) {
-    std::int32_t* out = rounded.data() + u * n;
+    std::int32_t* row = out + u * n;
     if (2 * u + 1 < rows) {
 #pragma omp simd
-      for (std::int64_t i = 0; i < n; ++i) out[i] = bf16_pair(dy[2 * u * n + i], dy[(2 * u + 1) * n + i]);
+      for (std::int64_t i = 0; i < n; ++i) row[i] = bf16_pair(dy[2 * u * n + i], dy[(2 * u + 1) * n + i]);
     } else {
-      for (std::int64_t i = 0; i < n; ++i) out[i] = source.unit(u, i);
+      for (std::int64_t i = 0; i < n; ++i) row[i] = source.unit(u, i);
     }
   }
-  return multiply<Bf16, false>({n, m, units}, {rounded.data(), 1, n}, x, {dw, m, accumulate, nullptr, nullptr});
+}
+
+void pair_rows_transposed(std::int64_t rows, std::int64_t n, const float* dy, std::int64_t stride, std::int32_t* out) {
+  const std::int64_t units = ceil_div(rows, 2);
+  const Bf16Rows source{dy, n, rows};
+#pragma omp parallel for schedule(static) if (units * n >= 32768)
+  for (std::int64_t column = 0; column < n; column += kWidth) {
+    std::int64_t u = 0;
+    if (column + kWidth <= n) {
+      for (; u + kWidth <= rows / 2; u += kWidth) {
+        Ints block[kWidth];
+        for (int i = 0; i < kWidth; ++i) {
+          alignas(64) std::int32_t row[kWidth];
+          const float* first = dy + 2 * (u + i) * n + column;
+#pragma omp simd
+          for (int j = 0; j < kWidth; ++j) row[j] = bf16_pair(first[j], first[n + j]);
+          block[i] = load<Ints>(row);
+        }
+        transpose(block);
+        for (int j = 0; j < kWidth; ++j) store(out + (column + j) * stride + u, block[j]);
+      }
+    }
+    for (std::int64_t j = column; j < column + kWidth && j < n; ++j) {
+      for (std::int64_t rest = u; rest < stride; ++rest) out[j * stride + rest] = rest < units ? source.unit(rest, j) : 0;
+    }
+  }
+}
+
+// dw (+)= dy^T x: dy's rows are rounded and paired once, x's as they are packed.
+template <class SourceB>
+bool multiply_bf16(std::int64_t rows, std::int64_t n, std::int64_t m, const float* dy, const SourceB& x, float* dw, bool accumulate) {
+  const Shape shape{n, m, ceil_div(rows, 2)};
+  const OutputC out{dw, m, accumulate, nullptr, nullptr};
+  const std::int64_t stride = quantized_row_stride(rows) / 2;
+  const Scratch rounded(n * (kInTiles<Bf16> ? stride : shape.units));
+  if (rounded.data() == nullptr) return false;
+  if constexpr (kInTiles<Bf16>) {  // which want what is summed over in rows
+    pair_rows_transposed(rows, n, dy, stride, rounded.data());
+    return multiply<Bf16, true>(shape, {rounded.data(), stride, 1}, x, out);
+  } else {
+    pair_rows(rows, n, dy, rounded.data());
+    return multiply<Bf16, false>(shape, {rounded.data(), 1, n}, x, out);
+  }
 }
 
 bool bf16_weight_gradient(std::int64_t rows, std::int64_t n, std::int64_t m, const float* dy, const float* x, float* dw, bool accumulate) {
@@ -245,6 +307,7 @@ bool bf16_input_gradient(std::int64_t rows, std::int64_t n, std::int64_t m, cons
 #pragma omp simd
     for (std::int64_t u = 0; u < n / 2; ++u) out[u] = bf16_pair(row[2 * u], row[2 * u + 1]);
     if (n % 2 != 0) out[units - 1] = bf16_pair(row[n - 1], 0.0f);
+    for (std::int64_t u = units; u < stride; ++u) out[u] = 0;
   }
   return multiply<Bf16, true>({rows, m, units}, {rounded.data(), stride, 1}, Bf16Rows{w, m, n}, {dx, m, accumulate, nullptr, nullptr});
 }
@@ -335,14 +398,33 @@ void quantize_all_rows(std::int64_t m, std::int64_t k, const float* x, std::int6
   }
 }
 
+// a b with a's rows of 16-bit integers and a weight's codes, where Int16 and bytes read these from the same data.
+template <class CodesInPairs, class CodesInFours>
+bool multiply_integers(std::int64_t m, std::int64_t n, std::int64_t k, QuantizedRows a, const CodesInPairs& pairs,
+                       const CodesInFours& fours, const OutputC& c) {
+  if constexpr (kInTiles<Digits>) {
+    static_cast<void>(pairs);
+    const std::int64_t half = byte_row_stride(k);
+    const Scratch digits(m * half / 2);
+    if (digits.data() == nullptr) return false;
+    auto* const bytes = static_cast<std::uint8_t*>(static_cast<void*>(digits.data()));
+#pragma omp parallel for schedule(static) if (m * k >= 32768)
+    for (std::int64_t i = 0; i < m; ++i) split_digits(k, a.codes + i * a.ld, half, bytes + 2 * i * half);
+    return multiply<Digits, true>({m, n, ceil_div(k, 4)}, {digits.data(), half / 2, 1}, fours, c);
+  } else {
+    static_cast<void>(fours);
+    return multiply<Int16, true>({m, n, ceil_div(k, 2)}, {units_of(a.codes), a.ld / 2, 1}, pairs, c);
+  }
+}
+
 bool integer_forward(std::int64_t m, QuantizedRows x, GemmCodes q, const float* column_scale, float* y, std::int64_t ldy, bool accumulate) {
-  return multiply<Int16, true>({m, q.rows, ceil_div(q.columns, 2)}, {units_of(x.codes), x.ld / 2, 1},
-                               CodesTransposed{q.data, q.columns, q.columns}, {y, ldy, accumulate, x.scale, column_scale});
+  return multiply_integers(m, q.rows, q.columns, x, CodesTransposed{q.data, q.columns, q.columns},
+                           CodesTransposedAsBytes{q.data, q.columns, q.columns}, {y, ldy, accumulate, x.scale, column_scale});
 }
 
 bool integer_input_gradient(std::int64_t m, QuantizedRows dy, GemmCodes q, float* dx, std::int64_t ldx, bool accumulate) {
-  return multiply<Int16, true>({m, q.columns, ceil_div(q.rows, 2)}, {units_of(dy.codes), dy.ld / 2, 1}, CodeRows{q.data, q.columns, q.rows},
-                               {dx, ldx, accumulate, dy.scale, nullptr});
+  return multiply_integers(m, q.columns, q.rows, dy, CodeRows{q.data, q.columns, q.rows}, CodeRowsAsBytes{q.data, q.columns, q.rows},
+                           {dx, ldx, accumulate, dy.scale, nullptr});
 }
 
 // Units for products of bytes, in multiples of those that are taken at once. Rows of activations are padded, codes beyond k count as zeros.
