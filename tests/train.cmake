@@ -41,6 +41,7 @@ if(STABLEQAT_HAS_CUDA)
   target_compile_definitions(cuda_training_test PRIVATE STABLEQAT_REAL_GPU)
 endif()
 stableqat_test(run_plan_test SOURCES unit/run_plan_test.cc LINK test_support stableqat::train)
+stableqat_test(train_settings_test SOURCES unit/train_settings_test.cc LINK stableqat::train)
 stableqat_test(sharded_step_test SOURCES unit/sharded_step_test.cc LINK test_support stableqat::train)
 stableqat_test(event_file_test SOURCES unit/event_file_test.cc LINK stableqat::train)
 

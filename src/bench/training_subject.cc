@@ -58,7 +58,7 @@ void TrainingSubject::prepare(const TrainingJob& job) {
   use_threads(config_);
   const at::Device device = open_device(config_.train);
   std::vector<std::string> notices;
-  const NumericTypes types = numeric_types(config_.train.precision, config_.train.compute, config_.train.device, notices);
+  const NumericTypes types = numeric_types(config_, notices);
   const auto source = open(job);
   model_ = std::make_unique<QuantizedModel>(*source, types.master, quantization_settings(config_.quantization));
   model_->model().set_compute_dtype(types.compute);

@@ -226,7 +226,9 @@ void add_train(TrainConfig::Train& train, std::vector<Field>& rows) {
                       {{"auto", Compute::kAuto}, {"float", Compute::kFloat}, {"int8x2", Compute::kInt8x2}, {"int8x1", Compute::kInt8x1}}),
            .help = "Products with quantized weights: `float` = in train.precision; `int8x2` = of the weights' integer codes with "
                    "activations and gradients of two int8 digits, per-row scales and float32 precision only, and gradients of weights and "
-                   "of the head in bfloat16 where that is an instruction; `int8x1` = the same with one digit; `auto` = float."},
+                   "of the head in bfloat16 where that is an instruction; `int8x1` = the same with one digit; `auto` = int8x2 for 4 bits "
+                   "with a scale a row where the CPU has VNNI and train.precision "
+                   "comes to float32, else float."},
           {.key = "train.recompute",
            .target =
                one_of(train.recompute, {{"none", Recompute::kNone}, {"selective", Recompute::kSelective}, {"block", Recompute::kBlock}}),

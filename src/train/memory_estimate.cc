@@ -123,7 +123,7 @@ std::uint64_t MemoryEstimate::total() const {
 MemoryEstimate estimate_memory(const ModelConfig& model, const TrainConfig& config, std::uint64_t process, int ranks) {
   const auto settings = quantization_settings(config.quantization);
   std::vector<std::string> notices;
-  const NumericTypes types = numeric_types(config.train.precision, config.train.compute, config.train.device, notices);
+  const NumericTypes types = numeric_types(config, notices);
   const Counts counts = count(model, settings);
   const auto master = static_cast<double>(at::elementSize(types.master));
   const auto element = static_cast<double>(at::elementSize(types.compute));

@@ -67,7 +67,7 @@ Traffic step_traffic(const ModelConfig& model, const TrainConfig& config, int ra
   if (ranks == 1) return traffic;
   const auto settings = quantization_settings(config.quantization);
   std::vector<std::string> notices;
-  const at::ScalarType master = numeric_types(config.train.precision, config.train.compute, config.train.device, notices).master;
+  const at::ScalarType master = numeric_types(config, notices).master;
   const auto element = static_cast<std::uint64_t>(at::elementSize(master));
   const std::uint64_t sent_element = config.distributed.reduce == TrainConfig::Reduce::kBf16 ? 2 : element;
   const auto others = static_cast<std::uint64_t>(ranks - 1);

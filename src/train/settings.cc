@@ -8,6 +8,7 @@
 #include <cstdio>
 
 #include "stableqat/base/error.h"
+#include "stableqat/kernels/gemm.h"
 
 namespace stableqat {
 
@@ -144,6 +145,24 @@ NumericTypes cpu_types(TrainConfig::Precision precision, std::vector<std::string
 
 }  // namespace
 
+TrainConfig::Compute chosen_compute(const TrainConfig& config, bool has_fast_integer) {
+  if (config.train.compute != TrainConfig::Compute::kAuto) return config.train.compute;
+  std::vector<std::string> notices;
+  const bool on_cpu = config.train.device != TrainConfig::Device::kCuda;
+  if (!has_fast_integer || !on_cpu || cpu_types(config.train.precision, notices).compute != at::kFloat) return TrainConfig::Compute::kFloat;
+  const auto settings = quantization_settings(config.quantization);
+  const bool proved = settings && settings->spec.bits == 4 && settings->spec.group_size == 0;
+  return proved ? TrainConfig::Compute::kInt8x2 : TrainConfig::Compute::kFloat;
+}
+
+NumericTypes numeric_types(const TrainConfig& config, std::vector<std::string>& notices) {
+  const TrainConfig::Compute compute = chosen_compute(config, kernels::gemm_kernels().has_fast_integer);
+  if (compute != TrainConfig::Compute::kFloat && config.train.compute == TrainConfig::Compute::kAuto) {
+    notices.emplace_back("train.compute auto: int8x2, for which this CPU has instructions; `float` takes products in float32");
+  }
+  return numeric_types(config.train.precision, compute, config.train.device, notices);
+}
+
 NumericTypes numeric_types(TrainConfig::Precision precision, TrainConfig::Compute compute, TrainConfig::Device device,
                            std::vector<std::string>& notices) {
   const CodeProducts integer_products = products_of(compute);
@@ -160,6 +179,7 @@ NumericTypes numeric_types(TrainConfig::Precision precision, TrainConfig::Comput
     throw ConfigError({"train.compute", "integer products in another train.precision than float32", "train.precision float32 or auto",
                        "leave train.precision out, or use train.compute float"});
   }
+  if (precision == TrainConfig::Precision::kFloat16) cpu_types(precision, notices);
   return {at::kFloat, at::kFloat, integer_products};
 }
 

@@ -380,8 +380,9 @@ TrainOutcome train_rank(const TrainConfig& config, const TrainerCallbacks& callb
   const at::Device device = device_to_open();
   if (config.train.threads > 0) at::set_num_threads(static_cast<int>(config.train.threads));
   std::vector<std::string> notices;
-  const NumericTypes types = numeric_types(config.train.precision, config.train.compute, config.train.device, notices);
+  const NumericTypes types = numeric_types(config, notices);
   require_same(communicator, "train.precision", at::toString(types.compute));  // `auto` depends on the machine
+  require_same(communicator, "train.compute", std::to_string(digits_of(types.products)) + " int8 digits");
   for (const std::string& notice : notices) {
     if (callbacks.log) callbacks.log(LogLevel::kInfo, notice);
   }

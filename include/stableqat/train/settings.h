@@ -28,6 +28,13 @@ struct NumericTypes {
   CodeProducts products = CodeProducts::kOff;
 };
 
+// train.compute with `auto` decided: int8x2 where golden losses and long runs do not tell it from float (docs/numerics.md) and it is faster:
+// at 4 bits with a scale a row, in float32 on a CPU with instructions for it.
+TrainConfig::Compute chosen_compute(const TrainConfig& config, bool has_fast_integer);
+
+// The types of the run on this machine, by the function below.
+NumericTypes numeric_types(const TrainConfig& config, std::vector<std::string>& notices);
+
 // `auto` is bfloat16 on GPUs and where the CPU has AMX for it, and float32 elsewhere. float16 is replaced, with a line in `notices`, by
 // float32 on the CPU, which it would only make slower, and by bfloat16 on a GPU. Throws ConfigError for integer products in another
 // precision than float32 or on a GPU, and for float64 on a GPU.
