@@ -34,7 +34,8 @@ at::Tensor squares_of(const at::Tensor& tensor) {
   if (gpu::is_on(tensor)) {
     const std::int64_t blocks = (tensor.numel() + kernels::kSquaresBlock - 1) / kernels::kSquaresBlock;
     const at::Tensor squares = at::empty({blocks}, tensor.options().dtype(at::kDouble));
-    gpu::check(gpu::kernels().squares(gpu::kStream, tensor.numel(), tensor.const_data_ptr<float>(), squares.mutable_data_ptr<double>()));
+    gpu::check(
+        gpu::kernels().squares(gpu::stream_of(tensor), tensor.numel(), tensor.const_data_ptr<float>(), squares.mutable_data_ptr<double>()));
     return squares;
   }
   return detail::with_float_type(tensor, [&](auto type) {
