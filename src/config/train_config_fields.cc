@@ -234,6 +234,11 @@ void add_train(TrainConfig::Train& train, std::vector<Field>& rows) {
                    "norms and gates keep: a third less memory for a few percent of time; `block` = all of a block but its input: costs one "
                    "forward pass.",
            .switches = {{"train.gradient_checkpointing", "block", "none"}}},
+          {.key = "train.cuda_graph",
+           .target = &train.cuda_graph,
+           .help =
+               "On a GPU: forward and backward of a micro-batch are recorded once, as a CUDA graph, and then started as a whole. The graph "
+               "keeps its memory, so that evaluation during training needs its own besides. It has not run on a GPU yet."},
           {.key = "train.logging_steps",
            .target = &train.logging_steps,
            .help = "Optimizer steps between lines of metrics.",

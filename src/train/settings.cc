@@ -87,6 +87,7 @@ TrainStepOptions train_step_options(const TrainConfig& config) {
   options.max_grad_norm = train.max_grad_norm;
   options.scale_learning_rate_ratio = train.scale_learning_rate_ratio;
   options.recompute = recompute_of(train.recompute);
+  options.cuda_graph = train.cuda_graph;
   options.reduce_in_bf16 = config.distributed.reduce == TrainConfig::Reduce::kBf16;
   options.bucket_bytes = config.distributed.bucket_mb << 20;
   return options;

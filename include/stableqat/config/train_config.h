@@ -90,6 +90,7 @@ struct TrainConfig {
     Precision precision = Precision::kAuto;
     Compute compute = Compute::kAuto;
     Recompute recompute = Recompute::kNone;
+    bool cuda_graph = false;
     std::int64_t logging_steps = 10;
     ReportTo report_to = ReportTo::kNone;
     std::string logging_dir;  // "" = output_dir/runs

@@ -35,7 +35,7 @@ NumericTypes numeric_types(TrainConfig::Precision precision, TrainConfig::Comput
                            std::vector<std::string>& notices);
 
 // The device, ready for tensors: the first call for CUDA opens LibTorch's CUDA part, which the program is not linked with. Throws
-// EnvironmentError where that, our kernels, a driver or a GPU is missing, ConfigError for settings that are for the CPU only.
+// EnvironmentError where that, our kernels, a driver or a GPU is missing, ConfigError for settings that are for the other device only.
 at::Device open_device(const TrainConfig::Train& config);
 
 // Steps of the run: max_steps, or the token budget, or the epochs, whichever is set first in this order. `blocks_per_epoch` counts blocks
