@@ -69,6 +69,12 @@ void QuantizedWeight::quantize_on_gpu() {
                                      scale_.const_data_ptr<float>(), own_codes(), gpu_output(), cleared_gpu_counts()));
 }
 
+void QuantizedWeight::write_steps(const at::Tensor& steps) const {
+  gpu::require_together({scale_, steps});
+  gpu::check(
+      gpu::kernels().steps(gpu::stream_of(scale_), rule_, scale_.numel(), scale_.const_data_ptr<float>(), steps.mutable_data_ptr<float>()));
+}
+
 QuantizedWeight::GradientSums QuantizedWeight::gradient_sums_on_gpu() {
   const at::NoGradGuard no_grad;
   gpu::require_together({master_, detail::dense_gradient(dequantized_)});

@@ -43,7 +43,9 @@ std::vector<const void*> places_of(CausalLm& model) {
     add(value);
     add(value.grad());
   });
-  model.visit_linears([&add](const std::string&, Linear& layer) { add(layer.compute); });
+  model.visit_linears([&add](const std::string&, Linear& layer) {
+    for (const at::Tensor& tensor : {layer.compute, layer.step, layer.fp8_codes, layer.fp8_transposed}) add(tensor);
+  });
   add(model.head_compute());
   return places;
 }

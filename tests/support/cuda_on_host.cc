@@ -13,6 +13,7 @@
 #include "kernels/cuda/cross_entropy_rows.h"
 #include "kernels/cuda/element.h"
 #include "kernels/cuda/elementwise.h"
+#include "kernels/cuda/fp8_rows.h"
 #include "kernels/cuda/rms_norm_rows.h"
 #include "kernels/cuda/team.h"
 #include "kernels/cuda/update_rows.h"
@@ -89,6 +90,14 @@ Status quantize(Stream /*stream*/, const QuantRule& rule, std::int64_t rows, std
       }
       add_counts(counts, total);
     });
+  });
+  return nullptr;
+}
+
+Status steps(Stream /*stream*/, const QuantRule& rule, std::int64_t count, const float* scale, float* step) {
+  with_rounding(rule, [&]<Rounding kRounding>() {
+    const QuantElement<float, kRounding> element(rule);
+    for (std::int64_t i = 0; i < count; ++i) step[i] = element.step(scale[i]);
   });
   return nullptr;
 }
@@ -218,6 +227,18 @@ Status backward_swiglu(Stream /*stream*/, ElementType type, std::int64_t count, 
   return nullptr;
 }
 
+// fp8.cu
+
+Status round_rows(Stream /*stream*/, ElementType type, std::int64_t rows, std::int64_t columns, const void* x, const float* factor,
+                  std::uint8_t* codes, float* scale) {
+  with_element(type, [&]<class T>() {
+    for (std::int64_t row = 0; row < rows; ++row) {
+      round_row_to_e4m3(kTeam, columns, static_cast<const T*>(x) + row * columns, factor, codes + row * columns, scale + row);
+    }
+  });
+  return nullptr;
+}
+
 // cross_entropy.cu
 
 Status log_probs(Stream /*stream*/, ElementType type, std::int64_t rows, std::int64_t columns, const void* logits,
@@ -285,6 +306,7 @@ constexpr CudaKernels kTable{
     .copy = copy,
     .synchronize = synchronize,
     .quantize = InStream<quantize>::launch,
+    .steps = InStream<steps>::launch,
     .surrogate_sums = InStream<surrogate_sums>::launch,
     .update_quantized = InStream<update_quantized>::launch,
     .squares = InStream<squares>::launch,
@@ -294,6 +316,7 @@ constexpr CudaKernels kTable{
     .rope = InStream<rope>::launch,
     .swiglu_forward = InStream<forward_swiglu>::launch,
     .swiglu_backward = InStream<backward_swiglu>::launch,
+    .round_rows_to_e4m3 = InStream<round_rows>::launch,
     .log_probs = InStream<log_probs>::launch,
     .cross_entropy = InStream<cross_entropy>::launch,
     .distilled = InStream<distilled>::launch,

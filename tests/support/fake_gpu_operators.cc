@@ -4,6 +4,7 @@
 #include <ATen/core/Tensor.h>
 #include <ATen/core/dispatch/Dispatcher.h>
 #include <ATen/core/stack.h>
+#include <ATen/ops/empty.h>
 #include <c10/core/CPUAllocator.h>
 #include <c10/core/Stream.h>
 #include <c10/core/impl/VirtualGuardImpl.h>
@@ -337,6 +338,31 @@ at::Tensor& addmm_dtype_out(const at::Tensor& self, const at::Tensor& a, const a
   return out;
 }
 
+// CUDA alone has it by rows: products of float8 with a scale for each row of `a` and each column of `b`. What it refuses is what LibTorch
+// 2.11 refuses, or cuBLAS.
+at::Tensor scaled_mm(const at::Tensor& a, const at::Tensor& b, const at::Tensor& a_scale, const at::Tensor& b_scale,
+                     const std::optional<at::Tensor>& bias, const std::optional<at::Tensor>& result_scale,
+                     std::optional<at::ScalarType> type, bool /*use_fast_accum*/) {
+  TORCH_CHECK(on_device(a) && on_device(b) && on_device(a_scale) && on_device(b_scale), "Expected all tensors to be on the same device");
+  TORCH_CHECK(a.dim() == 2 && b.dim() == 2 && a.size(1) == b.size(0), "mat1 and mat2 shapes cannot be multiplied");
+  TORCH_CHECK(a.scalar_type() == at::kFloat8_e4m3fn && b.scalar_type() == at::kFloat8_e4m3fn, "Expected mat1 and mat2 to be Float8");
+  TORCH_CHECK(a_scale.scalar_type() == at::kFloat && b_scale.scalar_type() == at::kFloat && a_scale.is_contiguous() &&
+                  b_scale.is_contiguous() && a_scale.sizes() == at::IntArrayRef({a.size(0), 1}) &&
+                  b_scale.sizes() == at::IntArrayRef({1, b.size(1)}),
+              "Invalid scaling configuration: scale_a should be (M, 1) and scale_b (1, N), float and contiguous");
+  TORCH_CHECK(a.size(1) % 16 == 0 && b.size(1) % 16 == 0, "Expected trailing dimension of mat1, and mat2, to be divisible by 16");
+  TORCH_CHECK(a.stride(1) == 1 && b.stride(0) == 1, "cuBLAS takes mat1 by rows and mat2 by columns");
+  TORCH_CHECK(!bias && !result_scale && type == at::kBFloat16, "not imitated");
+  const at::Tensor out = at::empty({a.size(0), b.size(1)}, a.options().dtype(at::kBFloat16));
+  HostCall call;
+  const auto host = [&call](const at::Tensor& tensor) { return call.to_host(tensor).toTensor(); };
+  run_or_record({a.storage().data(), b.storage().data(), a_scale.storage().data(), b_scale.storage().data(), out.storage().data()},
+                [a = host(a), b = host(b), a_scale = host(a_scale), b_scale = host(b_scale), out = host(out)] {
+                  out.copy_(a.to(at::kFloat).mm(b.to(at::kFloat)).mul(a_scale).mul(b_scale));
+                });
+  return out;
+}
+
 }  // namespace
 
 c10::DataPtr device_memory(c10::DataPtr memory, std::size_t bytes) {
@@ -366,6 +392,7 @@ void register_fake_gpu_operators() {
   operators->impl("_copy_from", copy_from);
   operators->impl("_copy_from_and_resize", copy_from_and_resize);
   operators->impl("addmm.dtype_out", addmm_dtype_out);
+  operators->impl("_scaled_mm", scaled_mm);
   // Where the CPU has a kernel besides a general definition (silu_backward), a fallback would not be asked, and results would not be the
   // CPU's.
   constexpr DispatchKey kGeneral[] = {DispatchKey::CompositeImplicitAutograd, DispatchKey::CompositeExplicitAutograd,
