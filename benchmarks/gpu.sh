@@ -7,7 +7,7 @@ usage() {
 usage: benchmarks/gpu.sh pack FILE.tar.gz   builds the cuda preset and packs what `run` needs
        benchmarks/gpu.sh run FILE.tar.gz    on the machine with the GPU: runs the tests; exit code 0 when all pass and none is skipped
        benchmarks/gpu.sh bench FILE.tar.gz [--flag ...]   there: `stableqat bench step` with these flags; without any,
-                                            steps of Llama-3.2-1B's shape, 2048 tokens, 4 bits
+                                            steps of Llama-3.2-1B's shape, 2048 tokens, 4 bits, without and with CUDA graphs
 LibTorch is STABLEQAT_LIBTORCH (its lib folder is used), else that of python3's torch; it has to be the whole one, with CUDA.
 END
 }
@@ -23,9 +23,9 @@ pack() {
   cd "$(dirname "${BASH_SOURCE[0]}")/.."
   source tools/setup.sh
   cmake --preset cuda --log-level=WARNING
-  cmake --build --preset cuda --target stableqat stableqat_cuda kernels_cuda_test cuda_training_test
+  cmake --build --preset cuda --target stableqat stableqat_cuda stableqat_cuda_graph kernels_cuda_test cuda_training_test
   folder="$(mktemp -d)"
-  cp build/cuda/lib/libstableqat_cuda.so build/cuda/apps/stableqat/stableqat build/cuda/tests/{kernels_cuda_test,cuda_training_test} "$folder"
+  cp build/cuda/lib/libstableqat_cuda{,_graph}.so build/cuda/apps/stableqat/stableqat build/cuda/tests/{kernels_cuda_test,cuda_training_test} "$folder"
   other_libraries build/cuda/apps/stableqat/stableqat | xargs -I{} cp -L {} "$folder"
   strip "$folder"/*
   tar -C "$folder" -czf "$file" .
@@ -59,9 +59,17 @@ run() {
 }
 
 bench() {
+  local graph
   unpack "$1"
-  (($# > 1)) || set -- "$1" --shape llama-3.2-1b --batch 1 --seq 2048 --bits 4 --methods none,stableqat,dsq --quantization.scale_init absmax
-  "$folder/stableqat" bench step --train.device cuda "${@:2}"
+  if (($# > 1)); then
+    "$folder/stableqat" bench step --train.device cuda "${@:2}"
+    return
+  fi
+  for graph in false true; do
+    echo "train.cuda_graph $graph"
+    "$folder/stableqat" bench step --train.device cuda --train.cuda_graph "$graph" --shape llama-3.2-1b --batch 1 --seq 2048 --bits 4 \
+      --methods none,stableqat,dsq --quantization.scale_init absmax
+  done
 }
 
 case "${1:-}" in

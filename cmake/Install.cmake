@@ -13,7 +13,7 @@ if(TARGET stableqat)
   install(TARGETS stableqat RUNTIME DESTINATION "${CMAKE_INSTALL_BINDIR}")
 endif()
 if(TARGET stableqat_cuda)
-  install(TARGETS stableqat_cuda LIBRARY DESTINATION "${CMAKE_INSTALL_LIBDIR}")
+  install(TARGETS stableqat_cuda stableqat_cuda_graph LIBRARY DESTINATION "${CMAKE_INSTALL_LIBDIR}")
 endif()
 
 configure_package_config_file("${CMAKE_CURRENT_LIST_DIR}/stableqatConfig.cmake.in" "${PROJECT_BINARY_DIR}/stableqatConfig.cmake"

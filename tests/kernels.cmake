@@ -14,6 +14,7 @@ include("${CMAKE_CURRENT_SOURCE_DIR}/imitated_avx512.cmake")
 
 if(STABLEQAT_HAS_CUDA)
   stableqat_test(kernels_cuda_test SOURCES unit/kernels_cuda_test.cc LINK stableqat::quant)
+  target_include_directories(kernels_cuda_test PRIVATE "${PROJECT_SOURCE_DIR}/src")
   add_dependencies(kernels_cuda_test stableqat_cuda)
 endif()
 

@@ -13,6 +13,7 @@ add_test(NAME compare_quantizers COMMAND compare_quantizers "${CMAKE_CURRENT_SOU
 stableqat_test(
   quant_test
   SOURCES unit/kernels_cuda_rows_test.cc
+          unit/kernels_fp8_rows_test.cc
           unit/quant_golden_test.cc
           unit/quant_kernels_test.cc
           unit/quant_quantized_weight_test.cc

@@ -93,7 +93,10 @@ RunObserver::RunObserver() : impl_(std::make_unique<Impl>()) { impl_->watch(fals
 
 RunObserver::~RunObserver() { at::removeCallback(impl_->callback); }
 
-void RunObserver::begin_micro_batch() { impl_->state->micro_batch_start = Clock::now(); }
+void RunObserver::begin_micro_batch() {
+  impl_->state->micro_batch_start = Clock::now();
+  impl_->state->forward_seconds = 0.0;
+}
 double RunObserver::forward_seconds() const { return impl_->state->forward_seconds; }
 
 void RunObserver::observe_parts(bool on) {

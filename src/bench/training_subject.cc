@@ -61,9 +61,7 @@ void TrainingSubject::prepare(const TrainingJob& job) {
   const NumericTypes types = numeric_types(config_, notices);
   const auto source = open(job);
   model_ = std::make_unique<QuantizedModel>(*source, types.master, quantization_settings(config_.quantization));
-  model_->model().set_compute_dtype(types.compute);
-  model_->set_code_products(types.products);
-  if (!device.is_cpu()) model_->move_to(device);
+  place(*model_, types, device);
   batches_ = random_batches(config_, source->config().vocab_size);
 }
 

@@ -221,14 +221,18 @@ void add_train(TrainConfig::Train& train, std::vector<Field>& rows) {
                "Type of the forward and backward arithmetic; `auto` = bfloat16 where the hardware is fast at it (AMX, GPUs), else float32.",
            .switches = {{"train.fp16", "float16"}, {"train.bf16", "bfloat16"}}},
           {.key = "train.compute",
-           .target =
-               one_of(train.compute,
-                      {{"auto", Compute::kAuto}, {"float", Compute::kFloat}, {"int8x2", Compute::kInt8x2}, {"int8x1", Compute::kInt8x1}}),
-           .help = "Products with quantized weights: `float` = in train.precision; `int8x2` = of the weights' integer codes with "
-                   "activations and gradients of two int8 digits, per-row scales and float32 precision only, and gradients of weights and "
-                   "of the head in bfloat16 where that is an instruction; `int8x1` = the same with one digit; `auto` = int8x2 for 4 bits "
-                   "with a scale a row where the CPU has VNNI and train.precision "
-                   "comes to float32, else float."},
+           .target = one_of(train.compute, {{"auto", Compute::kAuto},
+                                            {"float", Compute::kFloat},
+                                            {"int8x2", Compute::kInt8x2},
+                                            {"int8x1", Compute::kInt8x1},
+                                            {"fp8", Compute::kFp8}}),
+           .help =
+               "Products with quantized weights: `float` = in train.precision; `int8x2` = of the weights' integer codes with "
+               "activations and gradients of two int8 digits, per-row scales and float32 precision only, and gradients of weights and "
+               "of the head in bfloat16 where that is an instruction; `int8x1` = the same with one digit; `fp8` = on a GPU, of the codes "
+               "with activations and gradients in float8 e4m3, per-row scales, at most 4 bits and bfloat16 precision only, and gradients "
+               "of weights in bfloat16 (it has not run on a GPU yet); `auto` = int8x2 for 4 bits with a scale a row where the CPU has "
+               "VNNI and train.precision comes to float32, else float."},
           {.key = "train.recompute",
            .target =
                one_of(train.recompute, {{"none", Recompute::kNone}, {"selective", Recompute::kSelective}, {"block", Recompute::kBlock}}),
@@ -236,6 +240,11 @@ void add_train(TrainConfig::Train& train, std::vector<Field>& rows) {
                    "norms and gates keep: a third less memory for a few percent of time; `block` = all of a block but its input: costs one "
                    "forward pass.",
            .switches = {{"train.gradient_checkpointing", "block", "none"}}},
+          {.key = "train.cuda_graph",
+           .target = &train.cuda_graph,
+           .help =
+               "On a GPU: forward and backward of a micro-batch are recorded once, as a CUDA graph, and then started as a whole. The graph "
+               "keeps its memory, so that evaluation during training needs its own besides. It has not run on a GPU yet."},
           {.key = "train.logging_steps",
            .target = &train.logging_steps,
            .help = "Optimizer steps between lines of metrics.",

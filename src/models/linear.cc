@@ -12,6 +12,7 @@
 #include <span>
 #include <utility>
 
+#include "models/fp8_products.h"
 #include "models/matmul.h"
 #include "models/tensor_views.h"
 #include "stableqat/base/error.h"
@@ -98,7 +99,7 @@ at::Tensor made_again(Source source, const at::Tensor& first, const at::Tensor& 
   return source == Source::kRmsNorm ? rms_norm(first, second, eps) : swiglu(first, second);
 }
 
-// What backward keeps: the input's shape, the input as the layers multiplied it (plain, rounded or both) or what it is made from, and four
+// What backward keeps: the input's shape, the input as the layers multiplied it (plain, rounded or both) or what it is made from, and five
 // tensors for each layer.
 class LinearFunction : public Function<LinearFunction> {
  public:
@@ -107,6 +108,7 @@ class LinearFunction : public Function<LinearFunction> {
     RECORD_USER_SCOPE("gemm");
     const at::Tensor rows = rows_of(x).contiguous();
     RoundedRows rounded;
+    fp8::Rows fp8_rows;
     bool takes_plain = false;
     variable_list outputs;
     variable_list saved(kFirstLayer);
@@ -117,6 +119,10 @@ class LinearFunction : public Function<LinearFunction> {
       if (layer.digits > 0) {
         if (!rounded.codes.defined()) rounded = round_rows(rows, layer.digits);
         y = integer_forward(rounded, layer.codes, layer.step);
+      } else if (layer.fp8_codes.defined()) {
+        takes_plain = true;  // by the weight's gradient
+        if (!fp8_rows.codes.defined()) fp8_rows = fp8::rounded(rows);
+        y = fp8::forward(fp8_rows, layer.fp8_codes, layer.step);
       } else {
         takes_plain = true;
         y = layer.codes.defined() ? matmul::forward(rows, layer.codes, layer.step)
@@ -126,7 +132,7 @@ class LinearFunction : public Function<LinearFunction> {
       std::vector<std::int64_t> shape = x.sizes().vec();
       shape.back() = y.size(1);
       outputs.push_back(y.view(shape));
-      saved.insert(saved.end(), {weights[i], layer.compute, layer.codes, layer.step});
+      saved.insert(saved.end(), {weights[i], layer.compute, layer.codes, layer.step, layer.fp8_transposed});
     }
     if (input.source == Source::kKept) {
       if (takes_plain) saved[kPlain] = rows;
@@ -159,12 +165,15 @@ class LinearFunction : public Function<LinearFunction> {
       const at::Tensor& compute = layer[1];
       const at::Tensor& codes = layer[2];
       const at::Tensor& step = layer[3];
+      const at::Tensor& fp8_transposed = layer[4];
       results.emplace_back();
       if (!gradients[i].defined()) continue;
       const at::Tensor dy = rows_of(gradients[i]).contiguous();
       if (context->needs_input_grad(0)) {
         if (digits[i] > 0) {
           add_integer_input_gradient(dx, dy, static_cast<int>(digits[i]), codes, step);
+        } else if (fp8_transposed.defined()) {
+          fp8::add_input_gradient(dx, dy, fp8_transposed, step);
         } else if (codes.defined()) {
           matmul::add_input_gradient(dx, dy, codes, step);
         } else {
@@ -190,7 +199,7 @@ class LinearFunction : public Function<LinearFunction> {
   static constexpr std::size_t kScale = 2;
   static constexpr std::size_t kMadeFrom = 3;  // two tensors
   static constexpr std::size_t kFirstLayer = 5;
-  static constexpr std::size_t kPerLayer = 4;
+  static constexpr std::size_t kPerLayer = 5;
 
   struct Input {
     at::Tensor plain;  // [R, M], undefined when only the rounded rows were kept

@@ -30,8 +30,9 @@ at::Tensor target_log_probs(const at::Tensor& logits, const at::Tensor& targets)
   at::Tensor log_probs = at::empty({logits.size(0)}, logits.options().dtype(at::kFloat));
   if (gpu::is_on(logits)) {
     gpu::require_together({logits, targets});
-    gpu::check(gpu::kernels().log_probs(gpu::kStream, gpu::element_type(logits), logits.size(0), logits.size(1), logits.const_data_ptr(),
-                                        targets.const_data_ptr<std::int64_t>(), log_probs.mutable_data_ptr<float>()));
+    gpu::check(gpu::kernels().log_probs(gpu::stream_of(logits), gpu::element_type(logits), logits.size(0), logits.size(1),
+                                        logits.const_data_ptr(), targets.const_data_ptr<std::int64_t>(),
+                                        log_probs.mutable_data_ptr<float>()));
     return log_probs;
   }
   kernels::cross_entropy_kernels().log_probs(logits.size(0), logits.size(1), logits.const_data_ptr<float>(),
@@ -54,7 +55,7 @@ at::Tensor cross_entropy_in_place(const at::Tensor& logits, const at::Tensor& ta
   const at::Tensor losses = row_losses(logits);
   if (gpu::is_on(logits)) {
     gpu::require_together({logits, targets});
-    gpu::check(gpu::kernels().cross_entropy(gpu::kStream, gpu::element_type(logits), logits.size(0), logits.size(1),
+    gpu::check(gpu::kernels().cross_entropy(gpu::stream_of(logits), gpu::element_type(logits), logits.size(0), logits.size(1),
                                             targets.const_data_ptr<std::int64_t>(), static_cast<float>(scale), logits.mutable_data_ptr(),
                                             losses.mutable_data_ptr<double>()));
     return total(losses);
@@ -85,7 +86,7 @@ DistilledLoss distilled_loss_in_place(const at::Tensor& logits, const at::Tensor
   const kernels::DistillationTerms terms{static_cast<float>(weight), static_cast<float>(temperature)};
   if (gpu::is_on(logits)) {
     gpu::require_together({logits, targets, teacher});
-    gpu::check(gpu::kernels().distilled(gpu::kStream, gpu::element_type(logits), logits.size(0), logits.size(1),
+    gpu::check(gpu::kernels().distilled(gpu::stream_of(logits), gpu::element_type(logits), logits.size(0), logits.size(1),
                                         targets.const_data_ptr<std::int64_t>(), terms, static_cast<float>(scale), teacher.const_data_ptr(),
                                         logits.mutable_data_ptr(), losses.mutable_data_ptr<double>(),
                                         divergences.mutable_data_ptr<double>()));

@@ -8,6 +8,7 @@
 #include <string_view>
 #include <utility>
 
+#include "models/fp8_products.h"
 #include "stableqat/base/error.h"
 #include "stableqat/models/packed_matrix.h"
 
@@ -155,10 +156,19 @@ void QuantizedModel::move_to(at::Device device) {
 
 void QuantizedModel::refresh_products() {
   model_.refresh_compute_copies();
-  if (products_ != CodeProducts::kOff) refresh_codes();
+  if (products_ == CodeProducts::kFp8) {
+    refresh_fp8();
+  } else if (products_ != CodeProducts::kOff) {
+    refresh_codes();
+  }
 }
 
 void QuantizedModel::set_code_products(CodeProducts products) {
+  if (products == CodeProducts::kFp8) {
+    require_fp8();
+    products_ = products;
+    return refresh_fp8();
+  }
   if (products != CodeProducts::kOff && (model_.dtype() != at::kFloat || model_.compute_dtype() != at::kFloat)) {
     throw ConfigError(
         {"products with codes", "a model that is not computed in float32", "float32", "use float32, or products without codes"});
@@ -182,12 +192,57 @@ void QuantizedModel::pack_for_decoding() {
   model_.set_packed_head(packed_values(model_.head()));
 }
 
-void QuantizedModel::refresh_codes() {
+template <class F>
+void QuantizedModel::visit_quantized_linears(F&& f) {
   std::size_t next = 0;
   model_.visit_linears([&](const std::string&, Linear& layer) {
-    if (next == weights_.size() || !weights_[next].dequantized().is_same(layer.weight)) return;
-    QuantizedWeight& weight = weights_[next++];
+    if (next < weights_.size() && weights_[next].dequantized().is_same(layer.weight)) f(layer, weights_[next++]);
+  });
+}
+
+void QuantizedModel::require_fp8() const {
+  if (model_.device().is_cpu() || model_.compute_dtype() != at::kBFloat16) {
+    throw ConfigError({"products in float8", model_.device().is_cpu() ? "a model on the CPU" : "a model that is not computed in bfloat16",
+                       "a GPU and bfloat16", "use train.device cuda with train.precision auto, or other products"});
+  }
+  if (settings_ && settings_->spec.bits == 8) {
+    throw ConfigError({"train.compute fp8", "quantization.bits 8, whose codes go to 128", "codes up to 16, which float8 e4m3 holds exactly",
+                       "use 4 bits or fewer, or train.compute float"});
+  }
+  if (settings_ && settings_->spec.group_size > 0) {
+    throw ConfigError({"train.compute fp8", "quantization.group_size " + std::to_string(settings_->spec.group_size),
+                       "0: one scale for a row, which its product takes", "leave it out, or use train.compute float"});
+  }
+  for (const QuantizedWeight& weight : weights_) {
+    if (weight.codes().size(0) % 16 == 0 && weight.codes().size(1) % 16 == 0) continue;
+    throw ConfigError({"train.compute fp8",
+                       weight.name() + " of " + std::to_string(weight.codes().size(0)) + " x " + std::to_string(weight.codes().size(1)),
+                       "multiples of 16", "exclude the layer, or use train.compute float"});
+  }
+  fp8::require_products(model_.device());
+}
+
+// Into the same memory each time: what is recorded as a CUDA graph reads it there.
+void QuantizedModel::refresh_fp8() {
+  const at::NoGradGuard no_grad;
+  visit_quantized_linears([](Linear& layer, const QuantizedWeight& weight) {
+    const at::Tensor& codes = weight.codes();
+    if (!layer.fp8_codes.defined()) {
+      const at::TensorOptions options = codes.options().dtype(at::kFloat8_e4m3fn);
+      layer.fp8_codes = at::empty(codes.sizes(), options);
+      layer.fp8_transposed = at::empty({codes.size(1), codes.size(0)}, options);
+      layer.step = at::empty({codes.size(0), 1}, weight.scale().options());
+    }
+    layer.fp8_codes.copy_(codes);
+    layer.fp8_transposed.copy_(layer.fp8_codes.t());
+    weight.write_steps(layer.step);
+  });
+}
+
+void QuantizedModel::refresh_codes() {
+  visit_quantized_linears([this](Linear& layer, QuantizedWeight& weight) {
     const bool from_codes = products_ != CodeProducts::kOff;
+    layer.fp8_codes = layer.fp8_transposed = at::Tensor();
     layer.codes = from_codes ? weight.codes() : at::Tensor();
     layer.step = from_codes ? weight.step() : at::Tensor();
     layer.digits = weight.scales_per_row() == 1 ? digits_of(products_) : 0;

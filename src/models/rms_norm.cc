@@ -32,7 +32,7 @@ void forward_kernel(const at::Tensor& x, const at::Tensor& delta, const at::Tens
   auto* inverse = inverse_rms.mutable_data_ptr<float>();
   if (gpu::is_on(x)) {
     gpu::require_together({x, delta, w});
-    gpu::check(gpu::kernels().rms_norm_forward(gpu::kStream, gpu::element_type(x), inverse_rms.numel(), x.size(-1), x.const_data_ptr(),
+    gpu::check(gpu::kernels().rms_norm_forward(gpu::stream_of(x), gpu::element_type(x), inverse_rms.numel(), x.size(-1), x.const_data_ptr(),
                                                data_or_null<void>(delta), weight, epsilon, sum.mutable_data_ptr(), y.mutable_data_ptr(),
                                                inverse));
     return;
@@ -51,9 +51,9 @@ void backward_kernel(const at::Tensor& sum, const at::Tensor& w, const at::Tenso
   const at::Tensor workspace = at::empty({blocks, columns}, w.options());
   if (gpu::is_on(sum)) {
     gpu::require_together({sum, w, inverse_rms, dy, residual});
-    gpu::check(gpu::kernels().rms_norm_backward(gpu::kStream, gpu::element_type(sum), inverse_rms.numel(), columns, sum.const_data_ptr(),
-                                                weight, inverse, dy.const_data_ptr(), data_or_null<void>(residual), dx.mutable_data_ptr(),
-                                                weight_gradient, workspace.mutable_data_ptr<float>()));
+    gpu::check(gpu::kernels().rms_norm_backward(gpu::stream_of(sum), gpu::element_type(sum), inverse_rms.numel(), columns,
+                                                sum.const_data_ptr(), weight, inverse, dy.const_data_ptr(), data_or_null<void>(residual),
+                                                dx.mutable_data_ptr(), weight_gradient, workspace.mutable_data_ptr<float>()));
     return;
   }
   kernels::rms_norm_kernels().backward(inverse_rms.numel(), columns, sum.const_data_ptr<float>(), weight, inverse,

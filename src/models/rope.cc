@@ -30,7 +30,7 @@ at::Tensor turned(Direction direction, const at::Tensor& x, const at::Tensor& co
   const kernels::RopeShape shape{x.size(0), x.size(1), x.size(2), x.size(3)};
   if (gpu::is_on(x)) {
     gpu::require_together({x, cos, sin});
-    gpu::check(gpu::kernels().rope(gpu::kStream, gpu::element_type(x), shape, direction == Direction::kForward ? 1.0F : -1.0F,
+    gpu::check(gpu::kernels().rope(gpu::stream_of(x), gpu::element_type(x), shape, direction == Direction::kForward ? 1.0F : -1.0F,
                                    cos.const_data_ptr<float>(), sin.const_data_ptr<float>(), heads.const_data_ptr(), strides_of(heads),
                                    y.mutable_data_ptr(), strides_of(y)));
     return y;

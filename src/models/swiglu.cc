@@ -21,7 +21,7 @@ class SwigluFunction : public Function<SwigluFunction> {
     at::Tensor y = at::empty_like(gate);
     if (gpu::is_on(gate)) {
       gpu::require_together({gate, up});
-      gpu::check(gpu::kernels().swiglu_forward(gpu::kStream, gpu::element_type(gate), gate.numel(), gate.const_data_ptr(),
+      gpu::check(gpu::kernels().swiglu_forward(gpu::stream_of(gate), gpu::element_type(gate), gate.numel(), gate.const_data_ptr(),
                                                up.const_data_ptr(), y.mutable_data_ptr()));
     } else {
       kernels::swiglu_kernels().forward(gate.numel(), gate.const_data_ptr<float>(), up.const_data_ptr<float>(), y.data_ptr<float>());
@@ -39,8 +39,9 @@ class SwigluFunction : public Function<SwigluFunction> {
     at::Tensor dup = at::empty_like(dy);
     if (gpu::is_on(dy)) {
       gpu::require_together({dy, gate, up});
-      gpu::check(gpu::kernels().swiglu_backward(gpu::kStream, gpu::element_type(dy), dy.numel(), gate.const_data_ptr(), up.const_data_ptr(),
-                                                dy.const_data_ptr(), dgate.mutable_data_ptr(), dup.mutable_data_ptr()));
+      gpu::check(gpu::kernels().swiglu_backward(gpu::stream_of(dy), gpu::element_type(dy), dy.numel(), gate.const_data_ptr(),
+                                                up.const_data_ptr(), dy.const_data_ptr(), dgate.mutable_data_ptr(),
+                                                dup.mutable_data_ptr()));
     } else {
       kernels::swiglu_kernels().backward(dy.numel(), gate.const_data_ptr<float>(), up.const_data_ptr<float>(), dy.const_data_ptr<float>(),
                                          dgate.data_ptr<float>(), dup.data_ptr<float>());

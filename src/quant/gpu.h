@@ -2,6 +2,8 @@
 #pragma once
 
 #include <ATen/core/Tensor.h>
+#include <c10/core/Stream.h>
+#include <c10/core/impl/VirtualGuardImpl.h>
 
 #include <initializer_list>
 
@@ -10,8 +12,10 @@
 
 namespace stableqat::gpu {
 
-// LibTorch's own stream as long as nobody sets another, and nobody here does.
-inline constexpr kernels::cuda::Stream kStream = nullptr;
+// LibTorch's current stream of this thread on the tensor's device: ours and LibTorch's kernels keep one order, and are captured together.
+inline kernels::cuda::Stream stream_of(const at::Tensor& tensor) {
+  return c10::impl::VirtualGuardImpl(tensor.device().type()).getStream(tensor.device()).native_handle();
+}
 
 inline const kernels::cuda::CudaKernels& kernels() {
   const kernels::cuda::CudaBackend& backend = kernels::cuda::cuda_backend();

@@ -65,8 +65,14 @@ kernels::cuda::CountsPointer QuantizedWeight::cleared_gpu_counts() {
 
 void QuantizedWeight::quantize_on_gpu() {
   const at::NoGradGuard no_grad;
-  gpu::check(gpu::kernels().quantize(gpu::kStream, rule_, scale_.numel(), segment_length(), master_.const_data_ptr<float>(),
+  gpu::check(gpu::kernels().quantize(gpu::stream_of(master_), rule_, scale_.numel(), segment_length(), master_.const_data_ptr<float>(),
                                      scale_.const_data_ptr<float>(), own_codes(), gpu_output(), cleared_gpu_counts()));
+}
+
+void QuantizedWeight::write_steps(const at::Tensor& steps) const {
+  gpu::require_together({scale_, steps});
+  gpu::check(
+      gpu::kernels().steps(gpu::stream_of(scale_), rule_, scale_.numel(), scale_.const_data_ptr<float>(), steps.mutable_data_ptr<float>()));
 }
 
 QuantizedWeight::GradientSums QuantizedWeight::gradient_sums_on_gpu() {
@@ -76,7 +82,7 @@ QuantizedWeight::GradientSums QuantizedWeight::gradient_sums_on_gpu() {
   const at::Tensor squares = at::empty({scale_.numel()}, doubles);
   const at::Tensor alphas = rule_.is_soft ? at::empty({scale_.numel()}, doubles) : at::Tensor();
   GradientSums result{{}, at::empty_like(scale_), {}};
-  gpu::check(gpu::kernels().surrogate_sums(gpu::kStream, rule_, arrays<float>(), spec_.scale_gradient_factor(codes_.numel()),
+  gpu::check(gpu::kernels().surrogate_sums(gpu::stream_of(master_), rule_, arrays<float>(), spec_.scale_gradient_factor(codes_.numel()),
                                            squares.mutable_data_ptr<double>(), result.scale.mutable_data_ptr<float>(),
                                            rule_.is_soft ? alphas.mutable_data_ptr<double>() : nullptr));
   result.master_squares = squares;
@@ -88,7 +94,7 @@ void QuantizedWeight::update_on_gpu(const kernels::AdamWRule& adamw, const at::T
                                     const at::Tensor& gradient_factor) {
   const at::NoGradGuard no_grad;
   gpu::require_together({master_, detail::dense_gradient(dequantized_), first, second, gradient_factor});
-  gpu::check(gpu::kernels().update_quantized(gpu::kStream, rule_, adamw, gpu::factor_pointer(gradient_factor), arrays<float>(),
+  gpu::check(gpu::kernels().update_quantized(gpu::stream_of(master_), rule_, adamw, gpu::factor_pointer(gradient_factor), arrays<float>(),
                                              {.first = first.mutable_data_ptr<float>(),
                                               .second = second.mutable_data_ptr<float>(),
                                               .scale = scale_.const_data_ptr<float>(),

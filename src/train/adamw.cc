@@ -63,7 +63,7 @@ void AdamW::update(std::size_t i, const at::Tensor& gradient) {
   const at::Tensor& value = tensors_[i].value;
   if (gpu::is_on(value)) {
     gpu::require_together({value, gradient, gradient_factor_on_gpu_});
-    gpu::check(gpu::kernels().update_plain(gpu::kStream, rule(i), gpu::factor_pointer(gradient_factor_on_gpu_), value.numel(),
+    gpu::check(gpu::kernels().update_plain(gpu::stream_of(value), rule(i), gpu::factor_pointer(gradient_factor_on_gpu_), value.numel(),
                                            value.mutable_data_ptr<float>(), gradient.mutable_data_ptr<float>(),
                                            first_moments_[i].mutable_data_ptr<float>(), second_moments_[i].mutable_data_ptr<float>()));
     return;

@@ -27,7 +27,10 @@ void open_libtorch_cuda() {
 }  // namespace
 
 at::Device open_device(const TrainConfig::Train& config) {
-  if (config.device == TrainConfig::Device::kCpu) return at::kCPU;
+  if (config.device == TrainConfig::Device::kCpu) {
+    if (config.cuda_graph) throw ConfigError({"train.cuda_graph", "true on a CPU", "a GPU", "leave it out, or use train.device cuda"});
+    return at::kCPU;
+  }
   if (config.moments == TrainConfig::Moments::kBfloat16) {
     throw ConfigError({"train.moments", "bfloat16 on a GPU", "float", "leave train.moments out, or use train.device cpu"});
   }

@@ -88,6 +88,7 @@ TrainStepOptions train_step_options(const TrainConfig& config) {
   options.max_grad_norm = train.max_grad_norm;
   options.scale_learning_rate_ratio = train.scale_learning_rate_ratio;
   options.recompute = recompute_of(train.recompute);
+  options.cuda_graph = train.cuda_graph;
   options.reduce_in_bf16 = config.distributed.reduce == TrainConfig::Reduce::kBf16;
   options.bucket_bytes = config.distributed.bucket_mb << 20;
   return options;
@@ -95,13 +96,15 @@ TrainStepOptions train_step_options(const TrainConfig& config) {
 
 namespace {
 
-// kOff: none of integers.
+// kOff: none of codes.
 CodeProducts products_of(TrainConfig::Compute compute) {
   switch (compute) {
     case TrainConfig::Compute::kInt8x1:
       return CodeProducts::kInt8x1;
     case TrainConfig::Compute::kInt8x2:
       return CodeProducts::kInt8x2;
+    case TrainConfig::Compute::kFp8:
+      return CodeProducts::kFp8;
     case TrainConfig::Compute::kAuto:
     case TrainConfig::Compute::kFloat:
       break;
@@ -123,6 +126,16 @@ NumericTypes gpu_types(TrainConfig::Precision precision, std::vector<std::string
       break;
   }
   return {at::kFloat, at::kBFloat16};
+}
+
+NumericTypes fp8_types(TrainConfig::Precision precision, std::vector<std::string>& notices) {
+  NumericTypes types = gpu_types(precision, notices);
+  if (types.compute != at::kBFloat16) {
+    throw ConfigError({"train.compute", "fp8 with train.precision float32", "train.precision bfloat16 or auto",
+                       "leave train.precision out, or use train.compute float"});
+  }
+  types.products = CodeProducts::kFp8;
+  return types;
 }
 
 NumericTypes cpu_types(TrainConfig::Precision precision, std::vector<std::string>& notices) {
@@ -165,12 +178,16 @@ NumericTypes numeric_types(const TrainConfig& config, std::vector<std::string>& 
 
 NumericTypes numeric_types(TrainConfig::Precision precision, TrainConfig::Compute compute, TrainConfig::Device device,
                            std::vector<std::string>& notices) {
-  const CodeProducts integer_products = products_of(compute);
+  const CodeProducts products = products_of(compute);
   if (device == TrainConfig::Device::kCuda) {
-    if (integer_products == CodeProducts::kOff) return gpu_types(precision, notices);
+    if (products == CodeProducts::kOff) return gpu_types(precision, notices);
+    if (products == CodeProducts::kFp8) return fp8_types(precision, notices);
     throw ConfigError({"train.compute", "integer products on a GPU", "float", "leave train.compute out, or use train.device cpu"});
   }
-  if (integer_products == CodeProducts::kOff) {
+  if (products == CodeProducts::kFp8) {
+    throw ConfigError({"train.compute", "fp8 on a CPU", "float, int8x2 or int8x1", "use train.device cuda for products in float8"});
+  }
+  if (products == CodeProducts::kOff) {
     NumericTypes types = cpu_types(precision, notices);
     if (types.master == at::kFloat && types.compute == at::kFloat) types.products = CodeProducts::kFloat;
     return types;
@@ -180,7 +197,15 @@ NumericTypes numeric_types(TrainConfig::Precision precision, TrainConfig::Comput
                        "leave train.precision out, or use train.compute float"});
   }
   if (precision == TrainConfig::Precision::kFloat16) cpu_types(precision, notices);
-  return {at::kFloat, at::kFloat, integer_products};
+  return {at::kFloat, at::kFloat, products};
+}
+
+void place(QuantizedModel& model, NumericTypes types, at::Device device) {
+  model.model().set_compute_dtype(types.compute);
+  const bool is_for_gpu = types.products == CodeProducts::kFp8;
+  if (!is_for_gpu) model.set_code_products(types.products);
+  if (!device.is_cpu()) model.move_to(device);
+  if (is_for_gpu) model.set_code_products(types.products);
 }
 
 namespace {

@@ -22,6 +22,7 @@
 #include "quant/tensor_dispatch.h"
 #include "stableqat/base/error.h"
 #include "stableqat/kernels/update.h"
+#include "train/captured_micro_step.h"
 #include "train/gradient_exchange.h"
 #include "train/weight_exchange.h"
 
@@ -34,7 +35,8 @@ at::Tensor squares_of(const at::Tensor& tensor) {
   if (gpu::is_on(tensor)) {
     const std::int64_t blocks = (tensor.numel() + kernels::kSquaresBlock - 1) / kernels::kSquaresBlock;
     const at::Tensor squares = at::empty({blocks}, tensor.options().dtype(at::kDouble));
-    gpu::check(gpu::kernels().squares(gpu::kStream, tensor.numel(), tensor.const_data_ptr<float>(), squares.mutable_data_ptr<double>()));
+    gpu::check(
+        gpu::kernels().squares(gpu::stream_of(tensor), tensor.numel(), tensor.const_data_ptr<float>(), squares.mutable_data_ptr<double>()));
     return squares;
   }
   return detail::with_float_type(tensor, [&](auto type) {
@@ -60,6 +62,13 @@ at::Tensor sum_of_all(const std::vector<at::Tensor>& tensors, const at::TensorOp
 std::vector<double> numbers(const at::Tensor& tensor) {
   const at::Tensor all = tensor.cpu();
   return {all.const_data_ptr<double>(), all.const_data_ptr<double>() + all.numel()};
+}
+
+void require_one_gpu(at::Device device, const Communicator& communicator) {
+  if (device.is_cpu() || communicator.ranks() > 1) {
+    throw ConfigError(
+        {"train.cuda_graph", device.is_cpu() ? "true on a CPU" : "true with several ranks", "one GPU", "leave train.cuda_graph out"});
+  }
 }
 
 }  // namespace
@@ -129,6 +138,10 @@ void TrainStep::connect() {
     if (slot.leaf.defined()) detail::dense_gradient(slot.leaf).zero_();
   }
   runs_ahead_ = can_run_ahead();
+  if (options_.cuda_graph) {
+    require_one_gpu(model_.model().device(), communicator_);
+    captured_ = std::make_unique<CapturedMicroStep>(model_.model(), options_.recompute);
+  }
   if (communicator_.ranks() == 1) return;
   std::multimap<std::int64_t, at::Tensor> by_turn;
   model_.model().visit_parameters(
@@ -149,9 +162,14 @@ bool TrainStep::can_run_ahead() const {
 }
 
 HeadLoss TrainStep::accumulate(const at::Tensor& ids, double gradient_scale, const Teacher* teacher) {
-  // Not blocking: a GPU's queue need not be empty before the tokens are copied into it.
-  const at::Tensor there = ids.to(at::TensorOptions().device(model_.model().device()), /*non_blocking=*/true);
-  HeadLoss loss = forward_backward(model_.model(), there, gradient_scale, options_.recompute, teacher);
+  HeadLoss loss;
+  if (captured_) {
+    loss = captured_->run(ids, gradient_scale, teacher);
+  } else {
+    // Not blocking: a GPU's queue need not be empty before the tokens are copied into it.
+    const at::Tensor there = ids.to(at::TensorOptions().device(model_.model().device()), /*non_blocking=*/true);
+    loss = forward_backward(model_.model(), there, gradient_scale, options_.recompute, teacher);
+  }
   if (runs_ahead_) soundness_ = soundness_.defined() ? soundness_ + loss.losses : loss.losses;
   return loss;
 }
@@ -162,6 +180,8 @@ HeadLoss TrainStep::accumulate_last(const at::Tensor& ids, double gradient_scale
   if (gradients_) gradients_->finish();
   return loss;
 }
+
+std::int64_t TrainStep::replays() const noexcept { return captured_ ? captured_->replays() : 0; }
 
 void TrainStep::quantize() {
   model_.quantize();

@@ -57,13 +57,10 @@ Schedule schedule(const TrainConfig& config, std::int64_t steps) {
   return {config.train.lr_scheduler, config.train.learning_rate, warmup, steps};
 }
 
-// With its products chosen, which frees the dequantized weights before moments and gradients are made.
 QuantizedModel start_model(const TrainConfig& config, const ModelSource& source, NumericTypes types, at::Device device) {
   QuantizedModel model(source, types.master, quantization_settings(config.quantization),
                        starts_from_stored_scales(config.quantization, source));
-  model.model().set_compute_dtype(types.compute);
-  model.set_code_products(types.products);
-  if (!device.is_cpu()) model.move_to(device);
+  place(model, types, device);
   return model;
 }
 

@@ -4,10 +4,16 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <stdexcept>
+#include <tuple>
+#include <type_traits>
+#include <vector>
 
+#include "fake_gpu_recording.h"
 #include "kernels/cuda/cross_entropy_rows.h"
 #include "kernels/cuda/element.h"
 #include "kernels/cuda/elementwise.h"
+#include "kernels/cuda/fp8_rows.h"
 #include "kernels/cuda/rms_norm_rows.h"
 #include "kernels/cuda/team.h"
 #include "kernels/cuda/update_rows.h"
@@ -51,12 +57,18 @@ Status release(void* memory) {
   return nullptr;
 }
 
-Status copy(Stream /*stream*/, void* to, const void* from, std::size_t bytes) {
+Status synchronize(Stream /*stream*/) try {
+  testing::refuse_in_capture("to wait for a stream");
+  return nullptr;
+} catch (const std::runtime_error&) {
+  return "operation not permitted when stream is capturing";
+}
+
+Status copy(Stream stream, void* to, const void* from, std::size_t bytes) {
+  if (const Status status = synchronize(stream)) return status;  // nobody says which of the two is the host's
   if (bytes > 0) std::memmove(to, from, bytes);
   return nullptr;
 }
-
-Status synchronize(Stream /*stream*/) { return nullptr; }
 
 // update.cu
 
@@ -78,6 +90,14 @@ Status quantize(Stream /*stream*/, const QuantRule& rule, std::int64_t rows, std
       }
       add_counts(counts, total);
     });
+  });
+  return nullptr;
+}
+
+Status steps(Stream /*stream*/, const QuantRule& rule, std::int64_t count, const float* scale, float* step) {
+  with_rounding(rule, [&]<Rounding kRounding>() {
+    const QuantElement<float, kRounding> element(rule);
+    for (std::int64_t i = 0; i < count; ++i) step[i] = element.step(scale[i]);
   });
   return nullptr;
 }
@@ -207,6 +227,18 @@ Status backward_swiglu(Stream /*stream*/, ElementType type, std::int64_t count, 
   return nullptr;
 }
 
+// fp8.cu
+
+Status round_rows(Stream /*stream*/, ElementType type, std::int64_t rows, std::int64_t columns, const void* x, const float* factor,
+                  std::uint8_t* codes, float* scale) {
+  with_element(type, [&]<class T>() {
+    for (std::int64_t row = 0; row < rows; ++row) {
+      round_row_to_e4m3(kTeam, columns, static_cast<const T*>(x) + row * columns, factor, codes + row * columns, scale + row);
+    }
+  });
+  return nullptr;
+}
+
 // cross_entropy.cu
 
 Status log_probs(Stream /*stream*/, ElementType type, std::int64_t rows, std::int64_t columns, const void* logits,
@@ -240,6 +272,32 @@ Status distilled(Stream /*stream*/, ElementType type, std::int64_t rows, std::in
   return nullptr;
 }
 
+// A kernel in its stream: now, or in the replays of what is captured.
+template <auto kKernel>
+struct InStream;
+
+template <class... Arguments, Status (*kKernel)(Stream, Arguments...)>
+struct InStream<kKernel> {
+  static Status launch(Stream stream, Arguments... arguments) try {
+    if (!testing::is_captured(stream)) return kKernel(stream, arguments...);
+    std::vector<const void*> memory;
+    (note_memory(memory, arguments), ...);
+    // By value: what is behind references is the launch's.
+    testing::record([stream, copies = std::tuple<std::decay_t<Arguments>...>(
+                                 arguments...)] { std::apply([stream](const auto&... copy) { kKernel(stream, copy...); }, copies); },
+                    memory);
+    return nullptr;
+  } catch (const std::runtime_error&) {
+    return "a launch that a capture does not permit";
+  }
+
+ private:
+  template <class T>
+  static void note_memory(std::vector<const void*>& memory, const T& argument) {
+    if constexpr (std::is_pointer_v<T>) memory.push_back(argument);
+  }
+};
+
 constexpr CudaKernels kTable{
     .device_count = device_count,
     .device_name = device_name,
@@ -247,19 +305,21 @@ constexpr CudaKernels kTable{
     .release = release,
     .copy = copy,
     .synchronize = synchronize,
-    .quantize = quantize,
-    .surrogate_sums = surrogate_sums,
-    .update_quantized = update_quantized,
-    .squares = squares,
-    .update_plain = update_plain,
-    .rms_norm_forward = rms_norm_forward,
-    .rms_norm_backward = rms_norm_backward,
-    .rope = rope,
-    .swiglu_forward = forward_swiglu,
-    .swiglu_backward = backward_swiglu,
-    .log_probs = log_probs,
-    .cross_entropy = cross_entropy,
-    .distilled = distilled,
+    .quantize = InStream<quantize>::launch,
+    .steps = InStream<steps>::launch,
+    .surrogate_sums = InStream<surrogate_sums>::launch,
+    .update_quantized = InStream<update_quantized>::launch,
+    .squares = InStream<squares>::launch,
+    .update_plain = InStream<update_plain>::launch,
+    .rms_norm_forward = InStream<rms_norm_forward>::launch,
+    .rms_norm_backward = InStream<rms_norm_backward>::launch,
+    .rope = InStream<rope>::launch,
+    .swiglu_forward = InStream<forward_swiglu>::launch,
+    .swiglu_backward = InStream<backward_swiglu>::launch,
+    .round_rows_to_e4m3 = InStream<round_rows>::launch,
+    .log_probs = InStream<log_probs>::launch,
+    .cross_entropy = InStream<cross_entropy>::launch,
+    .distilled = InStream<distilled>::launch,
 };
 
 }  // namespace

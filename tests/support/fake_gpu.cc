@@ -10,24 +10,27 @@
 #include <cstdint>
 #include <cstring>
 #include <optional>
+#include <utility>
 
 #include "fake_gpu_operators.h"
+#include "fake_gpu_recording.h"
 
 namespace stableqat::testing {
 namespace {
 
 class Memory final : public c10::Allocator {
  public:
-  c10::DataPtr allocate(std::size_t bytes) override {
-    c10::DataPtr data = c10::GetCPUAllocator()->allocate(bytes);
-    data.unsafe_set_device(fake_gpu_device());
-    return data;
-  }
-  c10::DeleterFnPtr raw_deleter() const override { return c10::GetCPUAllocator()->raw_deleter(); }
+  c10::DataPtr allocate(std::size_t bytes) override { return device_memory(c10::GetCPUAllocator()->allocate(bytes), bytes); }
   void copy_data(void* to, const void* from, std::size_t bytes) const override { std::memcpy(to, from, bytes); }
 };
 
-// One device and one stream; work is done when a call returns, and so are events.
+// A thread's current stream, by its id: 0 is the default one, and there is one more.
+thread_local c10::StreamId current_id = 0;
+constexpr c10::StreamId kOtherStream = 1;
+
+c10::Stream stream_with(c10::StreamId id) { return c10::Stream(c10::Stream::UNSAFE, fake_gpu_device(), id); }
+
+// One device; work is done when a call returns, and so are events.
 class DeviceGuard final : public c10::impl::DeviceGuardImplInterface {
  public:
   c10::DeviceType type() const override { return kFakeGpuType; }
@@ -40,23 +43,21 @@ class DeviceGuard final : public c10::impl::DeviceGuardImplInterface {
     TORCH_CHECK(device.is_privateuseone() && device.index() <= 0, "there is no device ", device);
   }
   void uncheckedSetDevice(c10::Device /*device*/) const noexcept override {}
-  c10::Stream getStream(c10::Device /*device*/) const override { return stream(); }
-  c10::Stream getDefaultStream(c10::Device /*device*/) const override { return stream(); }
-  c10::Stream getStreamFromGlobalPool(c10::Device /*device*/, bool /*high_priority*/) const override { return stream(); }
-  c10::Stream getNewStream(c10::Device /*device*/, int /*priority*/) const override { return stream(); }
-  c10::Stream exchangeStream(c10::Stream /*stream*/) const override { return stream(); }
-  void* getStreamNativeHandle(c10::Stream /*stream*/) const override { return nullptr; }  // CUDA's default stream
+  c10::Stream getStream(c10::Device /*device*/) const override { return stream_with(current_id); }
+  c10::Stream getDefaultStream(c10::Device /*device*/) const override { return stream_with(0); }
+  c10::Stream getStreamFromGlobalPool(c10::Device /*device*/, bool /*high_priority*/) const override { return stream_with(kOtherStream); }
+  c10::Stream getNewStream(c10::Device /*device*/, int /*priority*/) const override { return stream_with(kOtherStream); }
+  c10::Stream exchangeStream(c10::Stream stream) const override { return stream_with(std::exchange(current_id, stream.id())); }
+  // CUDA's default stream is null, too.
+  void* getStreamNativeHandle(c10::Stream stream) const override { return reinterpret_cast<void*>(stream.id()); }
   c10::DeviceIndex deviceCount() const noexcept override { return 1; }
   void record(void** /*event*/, const c10::Stream& /*stream*/, c10::DeviceIndex /*device*/, c10::EventFlag /*flag*/) const override {}
   void block(void* /*event*/, const c10::Stream& /*stream*/) const override {}
   bool queryEvent(void* /*event*/) const override { return true; }
   bool queryStream(const c10::Stream& /*stream*/) const override { return true; }
-  void synchronizeEvent(void* /*event*/) const override {}
-  void synchronizeStream(const c10::Stream& /*stream*/) const override {}
-  void synchronizeDevice(c10::DeviceIndex /*device*/) const override {}
-
- private:
-  static c10::Stream stream() { return c10::Stream(c10::Stream::DEFAULT, fake_gpu_device()); }
+  void synchronizeEvent(void* /*event*/) const override { count_wait("to wait for an event"); }
+  void synchronizeStream(const c10::Stream& /*stream*/) const override { count_wait("to wait for a stream"); }
+  void synchronizeDevice(c10::DeviceIndex /*device*/) const override { count_wait("to wait for the device"); }
 };
 
 struct Hooks final : at::PrivateUse1HooksInterface {
@@ -98,6 +99,8 @@ at::Device fake_gpu() {
 }
 
 std::int64_t fake_gpu_waits() { return waits_so_far(); }
+
+std::int64_t fake_gpu_replays() { return recorded_graph_replays(); }
 
 namespace {
 // Before main(), because the first backward of a process, of CPU tensors too, starts the threads of all devices there are, and no more.

@@ -137,6 +137,48 @@ TEST_F(GpuTrainerTest, AStoppedRunGoesOnWhereItWas) {
   EXPECT_EQ(state("stopped/last_checkpoint"), state("whole/last_checkpoint"));
 }
 
+// Micro-steps as CUDA graphs, with evaluations and checkpoints in between, and in a run that was stopped.
+TEST_F(GpuTrainerTest, GraphsChangeNothing) {
+  const auto run = [this](const std::string& output, bool cuda_graph) {
+    TrainConfig result = config(output);
+    result.train.precision = TrainConfig::Precision::kBfloat16;
+    result.train.logging_steps = 3;
+    result.train.eval_steps = 2;
+    result.train.save_steps = 2;
+    result.distillation.weight = 0.3;
+    result.train.cuda_graph = cuda_graph;
+    return result;
+  };
+  train_on_gpu(run("eager", false));
+  const std::int64_t replays = testing::fake_gpu_replays();
+  train_on_gpu(run("graph", true));
+  EXPECT_EQ(testing::fake_gpu_replays() - replays, 2 * 7 - 2);
+  EXPECT_EQ(state("graph/last_checkpoint"), state("eager/last_checkpoint"));
+  EXPECT_EQ(state("graph/checkpoint-6"), state("eager/checkpoint-6"));
+  const std::vector<Json> expected = metrics("eager");
+  const std::vector<Json> found = metrics("graph");
+  ASSERT_EQ(found.size(), expected.size());
+  for (std::size_t i = 0; i < expected.size(); ++i) {
+    for (const char* key : {"loss", "cross_entropy", "gradient_norm", "perplexity"})
+      EXPECT_EQ(found[i].value(key, 0.0), expected[i].value(key, 0.0));
+  }
+  const TrainConfig stopped = run("stopped", true);
+  TrainerCallbacks callbacks;
+  std::uint64_t steps = 0;
+  callbacks.progress = [&steps](const Progress& progress) { steps = progress.unit == "steps" ? progress.done : steps; };
+  callbacks.stop = [&steps] { return steps >= 3; };
+  EXPECT_EQ(train_on_gpu(stopped, callbacks), TrainOutcome::kInterrupted);
+  EXPECT_EQ(train_on_gpu(stopped), TrainOutcome::kFinished);
+  EXPECT_EQ(state("stopped/last_checkpoint"), state("eager/last_checkpoint"));
+}
+
+TEST_F(GpuTrainerTest, GraphsAreForAGpu) {
+  TrainConfig run = config("cpu");
+  run.train.cuda_graph = true;
+  EXPECT_THROW(train(run, {}), ConfigError);
+  EXPECT_FALSE(fs::exists(folder_ / "cpu"));
+}
+
 // However late it is noticed, what is kept is the state before the step that went wrong.
 TEST_F(GpuTrainerTest, ADivergedRunLeavesItsLastGoodState) {
   for (const int logging_steps : {1, 100}) {

@@ -14,7 +14,7 @@
 #include <string>
 #include <vector>
 
-#include "../support/tiny_model.h"
+#include "../support/gpu_training.h"
 #include "bench/step_check.h"
 #include "stableqat/base/error.h"
 #include "stableqat/base/file.h"
@@ -26,42 +26,17 @@
 #include "stableqat/train/settings.h"
 #include "stableqat/train/train_step.h"
 
-#if !defined(STABLEQAT_REAL_GPU)
-#include "../support/fake_gpu.h"
-#endif
-
 namespace stableqat {
 namespace {
 
 namespace fs = std::filesystem;
+using testing::equal;
+using testing::gpu;
+using testing::kSpecs;
+using testing::state_of;
+using testing::why_no_gpu;
 
-#if defined(STABLEQAT_REAL_GPU)
-at::Device gpu() {
-  TrainConfig::Train train;
-  train.device = TrainConfig::Device::kCuda;
-  return open_device(train);
-}
-#else
-at::Device gpu() { return testing::fake_gpu(); }
-#endif
-
-std::string why_no_gpu() {
-  try {
-    gpu();
-    return "";
-  } catch (const EnvironmentError& error) {
-    return error.what();
-  }
-}
-
-QuantizerSpec spec(QuantizerKind kind, int bits, std::int64_t group_size, bool fourier) {
-  QuantizerSpec result{.kind = kind, .bits = bits, .group_size = group_size};
-  if (fourier) result.surrogate = Surrogate::fourier(0.21);
-  return result;
-}
-
-const std::vector<QuantizerSpec> kSpecs{spec(QuantizerKind::kLsq, 3, 0, true), spec(QuantizerKind::kLsq, 4, 32, false),
-                                        spec(QuantizerKind::kSeq, 2, 0, false), spec(QuantizerKind::kDsq, 3, 0, false)};
+using GpuTrainingTest = testing::GpuTrainingFolder;
 
 bool equal_on_cpu(const at::Tensor& found, const at::Tensor& expected) { return found.detach().cpu().equal(expected.detach().cpu()); }
 
@@ -141,39 +116,6 @@ TEST(GpuTraining, WeightGradientsAreAddedInFloat32) {
   const at::Tensor excess = (layer.weight.grad().cpu() - expected).abs() - 2 * (kRows + 1) * std::numeric_limits<float>::epsilon() * terms;
   EXPECT_LE(excess.max().item<double>(), 0.0);
 }
-
-class GpuTrainingTest : public ::testing::Test {
- protected:
-  void SetUp() override {
-    if (const std::string reason = why_no_gpu(); !reason.empty()) GTEST_SKIP() << reason;
-    folder_ = fs::temp_directory_path() / ("stableqat_gpu_training_test_" + std::to_string(::getpid()));
-    testing::write_tiny_model(folder_ / "model");
-    source_ = ModelSource::open(folder_ / "model");
-  }
-  void TearDown() override {
-    if (!folder_.empty()) fs::remove_all(folder_);
-  }
-
-  QuantizedModel model(const QuantizerSpec& setting, at::ScalarType compute) const {
-    QuantizedModel result(*source_, at::kFloat, QuantizationSettings{setting, {}});
-    result.model().set_compute_dtype(compute);
-    return result;
-  }
-  QuantizedModel gpu_model(const QuantizerSpec& setting, at::ScalarType compute) const {
-    QuantizedModel result = model(setting, compute);
-    result.move_to(gpu());
-    return result;
-  }
-
-  static at::Tensor ids(std::int64_t seed) {
-    const at::Tensor tensor = at::empty({2, 24}, at::kLong);
-    for (std::int64_t i = 0; i < tensor.numel(); ++i) tensor.data_ptr<std::int64_t>()[i] = (i * 31 + seed * 17 + i * i / 7) % 257;
-    return tensor;
-  }
-
-  fs::path folder_;
-  std::unique_ptr<ModelSource> source_;
-};
 
 // What one step of either device reports for the same state.
 void expect_same_step(TrainStep& found, TrainStep& expected, const at::Tensor& ids, double tolerance, const std::string& what) {
@@ -257,22 +199,6 @@ TEST_F(GpuTrainingTest, AlphasAreWaitedFor) {
   EXPECT_FALSE(TrainStep(on_gpu, {}).runs_ahead());
 }
 #endif
-
-std::vector<at::Tensor> state_of(QuantizedModel& model, TrainStep& step) {
-  std::vector<at::Tensor> tensors;
-  const auto add = [&tensors](const at::Tensor& tensor) { tensors.push_back(tensor.detach().cpu().clone()); };
-  for (std::size_t i = 0; i < step.optimizer().tensors().size(); ++i) {
-    add(step.optimizer().tensors()[i].value);
-    add(step.optimizer().first_moment(i));
-    add(step.optimizer().second_moment(i));
-  }
-  for (const QuantizedWeight& weight : model.weights()) add(weight.codes());
-  return tensors;
-}
-
-bool equal(const std::vector<at::Tensor>& a, const std::vector<at::Tensor>& b) {
-  return std::equal(a.begin(), a.end(), b.begin(), b.end(), [](const at::Tensor& x, const at::Tensor& y) { return x.equal(y); });
-}
 
 TEST_F(GpuTrainingTest, StepsFromAnUnsoundOneOnAreLeftOut) {
   QuantizedModel on_gpu = gpu_model(kSpecs[0], at::kFloat);

@@ -4,7 +4,10 @@
 #include <cmath>
 
 #include "../support/kernel_test.h"
+#include "kernels/cuda/fp8_rows.h"
+#include "kernels/cuda/team.h"
 #include "stableqat/kernels/cuda.h"
+#include "stableqat/kernels/ref/fake_quantize.h"
 #include "stableqat/kernels/rms_norm.h"
 #include "stableqat/kernels/swiglu.h"
 #include "stableqat/quant/quantizer_spec.h"
@@ -190,6 +193,38 @@ TEST_F(CudaKernelsTest, RopeIsThatOfTheCpu) {
   const DeviceArray<float> d_x(x), d_y(kCount), d_cos(cos), d_sin(sin);
   check(kernels().rope(nullptr, ElementType::kFloat, shape, -1.0F, d_cos.data(), d_sin.data(), d_x.data(), strides, d_y.data(), strides));
   expect_near(d_y.host(), y, tolerance(2) * norm(x));
+}
+
+TEST_F(CudaKernelsTest, Float8RowsAndStepsAreThoseOfTheirDefinitions) {
+  constexpr std::int64_t kRows = 5;
+  for (const std::int64_t columns : kColumnCounts) {
+    const std::vector<float> x = normal_values(kRows * columns, 1), factor = normal_values(columns, 2);
+    const DeviceArray<float> d_x(x), d_factor(factor), d_scale(kRows);
+    const DeviceArray<std::uint8_t> d_codes(x.size());
+    for (const float* const factors : {static_cast<const float*>(nullptr), static_cast<const float*>(d_factor.data())}) {
+      check(
+          kernels().round_rows_to_e4m3(nullptr, ElementType::kFloat, kRows, columns, d_x.data(), factors, d_codes.data(), d_scale.data()));
+      std::vector<std::uint8_t> codes(x.size());
+      std::vector<float> scale(kRows);
+      for (std::int64_t row = 0; row < kRows; ++row) {
+        round_row_to_e4m3(TeamOfOne(), columns, x.data() + row * columns, factors != nullptr ? factor.data() : nullptr,
+                          codes.data() + row * columns, scale.data() + row);
+      }
+      EXPECT_EQ(d_codes.host(), codes);
+      EXPECT_EQ(d_scale.host(), scale);
+    }
+  }
+  for (QuantRule rule : rules()) {
+    for (const bool half_scales : {false, true}) {
+      rule.half_scales = half_scales;
+      const std::vector<float> scale{0.1F, 1e-7F, 3.3F};
+      const DeviceArray<float> d_scale(scale), d_steps(scale.size());
+      std::vector<float> steps(scale.size());
+      resolve_scales<float>(rule, 3, scale.data(), steps.data(), nullptr);
+      check(kernels().steps(nullptr, rule, 3, d_scale.data(), d_steps.data()));
+      EXPECT_EQ(d_steps.host(), steps);
+    }
+  }
 }
 
 TEST_F(CudaKernelsTest, LossesAreThoseOfTheCpu) {

@@ -19,7 +19,7 @@ struct TrainConfig {
   enum class ExportGrid { kNone, kFp16 };
   enum class Scheduler { kCosine, kLinear, kConstant };
   enum class Precision { kAuto, kFloat32, kBfloat16, kFloat16, kFloat64 };
-  enum class Compute { kAuto, kFloat, kInt8x2, kInt8x1 };
+  enum class Compute { kAuto, kFloat, kInt8x2, kInt8x1, kFp8 };
   enum class Device { kCpu, kCuda };
   enum class Recompute { kNone, kSelective, kBlock };
   enum class Moments { kFloat, kBfloat16 };
@@ -90,6 +90,7 @@ struct TrainConfig {
     Precision precision = Precision::kAuto;
     Compute compute = Compute::kAuto;
     Recompute recompute = Recompute::kNone;
+    bool cuda_graph = false;
     std::int64_t logging_steps = 10;
     ReportTo report_to = ReportTo::kNone;
     std::string logging_dir;  // "" = output_dir/runs

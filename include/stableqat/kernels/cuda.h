@@ -55,6 +55,8 @@ struct CudaKernels {
   // update.h, float. `dequantized` of UpdateOutputs is not used: `out` says where and in which type.
   Status (*quantize)(Stream stream, const QuantRule& rule, std::int64_t rows, std::int64_t columns, const float* weight, const float* scale,
                      std::int8_t* codes, const DequantizedOutput& out, CountsPointer counts);
+  // step [count] of scale [count]: what quantize() multiplies codes with.
+  Status (*steps)(Stream stream, const QuantRule& rule, std::int64_t count, const float* scale, float* step);
   // squares [rows], scale_gradient [rows], alpha_terms [rows] (null unless DSQ) are overwritten.
   Status (*surrogate_sums)(Stream stream, const QuantRule& rule, const QuantizedArrays<float>& arrays, double scale_factor, double* squares,
                            float* scale_gradient, double* alpha_terms);
@@ -81,6 +83,11 @@ struct CudaKernels {
   Status (*swiglu_backward)(Stream stream, ElementType type, std::int64_t count, const void* gate, const void* up, const void* dy,
                             void* dgate, void* dup);
 
+  // Rows of activations and gradients in float8 e4m3fn: codes [rows, columns] and scale [rows], so that code * scale is x * factor, rounded
+  // to nearest; the largest of a row becomes 448. factor [columns] or null: 1. A row that is not finite gets an infinite scale.
+  Status (*round_rows_to_e4m3)(Stream stream, ElementType type, std::int64_t rows, std::int64_t columns, const void* x, const float* factor,
+                               std::uint8_t* codes, float* scale);
+
   // cross_entropy.h
   Status (*log_probs)(Stream stream, ElementType type, std::int64_t rows, std::int64_t columns, const void* logits,
                       const std::int64_t* targets, float* log_probs);
@@ -91,7 +98,7 @@ struct CudaKernels {
 };
 
 // The library's only exported function; its version, so that a program does not use another version's table.
-inline constexpr int kCudaKernelsVersion = 2;
+inline constexpr int kCudaKernelsVersion = 3;
 inline constexpr const char* kCudaKernelsSymbol = "stableqat_cuda_kernels";
 using CudaKernelsFunction = const CudaKernels* (*)(int version);  // null: another version
 

@@ -22,6 +22,9 @@ enum class CodeProducts {
   // step; else as kFloat.
   kInt8x1,
   kInt8x2,
+  // On a GPU: rows rounded to float8 e4m3fn, with a scale each, times the codes, which are exact there. bfloat16 computation, one step for
+  // a row of the weight, codes up to 16, N and M multiples of 16. Gradients of weights are of bfloat16, as those of kOff.
+  kFp8,
 };
 constexpr int digits_of(CodeProducts products) noexcept {
   return products == CodeProducts::kInt8x1 ? 1 : products == CodeProducts::kInt8x2 ? 2 : 0;
@@ -34,6 +37,8 @@ struct Linear {
   at::Tensor compute;                          // copy of weight in the compute type, or undefined when that is the weight's own type
   at::Tensor codes;                            // [N, M] int8: w_q = codes * step; undefined unless products are taken from them
   at::Tensor step;                             // [N, G] float32
+  at::Tensor fp8_codes;                        // [N, M] float8_e4m3fn: the codes; undefined unless products are kFp8
+  at::Tensor fp8_transposed;                   // [M, N], the same
   std::shared_ptr<const PackedMatrix> packed;  // w_q, if products of a few rows without gradient shall be taken from it
   int digits = 0;                              // digits_of() the products, for G = 1; the same for quantized layers with one input
   // Of the input, before products without gradient; those are not taken from `packed` then, which rounds in its own way.

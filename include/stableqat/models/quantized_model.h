@@ -47,7 +47,9 @@ class QuantizedModel {
 
   // How the blocks' products take quantized weights (linear.h); kOff at first. The others need a float32 model computed in float32, else
   // throw ConfigError; they free the dequantized weights: QuantizedWeight::dequantized() has no values then. kInt8x1 and kInt8x2 also take
-  // the gradients of the head and of its input in bf16, as they do those of quantized weights.
+  // the gradients of the head and of its input in bf16, as they do those of quantized weights. kFp8 is for a model on a GPU that is
+  // computed in bfloat16, and keeps the dequantized weights; it throws ConfigError for codes or layers that it does not take,
+  // EnvironmentError for a GPU without such products.
   void set_code_products(CodeProducts products);
 
   // Packs the quantized weights of the blocks, so that decoding reads 2, 3, 4 or 8 bits a weight, and with them the head and plain weights
@@ -66,6 +68,11 @@ class QuantizedModel {
 
  private:
   void refresh_codes();
+  void require_fp8() const;
+  void refresh_fp8();
+  // f(layer, weight) for the quantized layers of the blocks.
+  template <class F>
+  void visit_quantized_linears(F&& f);
 
   CausalLm model_;
   std::optional<QuantizationSettings> settings_;

@@ -127,6 +127,8 @@ class QuantizedWeight {
   const at::Tensor& codes() const noexcept { return codes_; }
   // [N, G], new tensor: w_q = code * step, exactly. What exporters write as the scale (fp16 values when spec().fp16_scales).
   at::Tensor step() const;
+  // The same into `steps`, on a GPU and without waiting for it: [N, G] float32.
+  void write_steps(const at::Tensor& steps) const;
   // [own_rows().count, G], new tensor on the CPU: the scale that x = w / scale uses: max(scale, 1e-5), moved with the step to the fp16
   // grid.
   at::Tensor effective_scale() const;

@@ -19,6 +19,8 @@ struct Teacher {
   const CausalLm* model = nullptr;
   double weight = 0.0;  // of the divergence; 1 - weight is the data loss's
   double temperature = 1.0;
+
+  bool operator==(const Teacher&) const = default;
 };
 
 // ids [B, T] int64, T >= 2. Adds d(gradient_scale * loss) / d parameter to each parameter's .grad. The result's hidden_gradient is empty.

@@ -37,13 +37,17 @@ NumericTypes numeric_types(const TrainConfig& config, std::vector<std::string>& 
 
 // `auto` is bfloat16 on GPUs and where the CPU has AMX for it, and float32 elsewhere. float16 is replaced, with a line in `notices`, by
 // float32 on the CPU, which it would only make slower, and by bfloat16 on a GPU. Throws ConfigError for integer products in another
-// precision than float32 or on a GPU, and for float64 on a GPU.
+// precision than float32 or on a GPU, for float8 products in float32 or on the CPU, and for float64 on a GPU.
 NumericTypes numeric_types(TrainConfig::Precision precision, TrainConfig::Compute compute, TrainConfig::Device device,
                            std::vector<std::string>& notices);
 
 // The device, ready for tensors: the first call for CUDA opens LibTorch's CUDA part, which the program is not linked with. Throws
-// EnvironmentError where that, our kernels, a driver or a GPU is missing, ConfigError for settings that are for the CPU only.
+// EnvironmentError where that, our kernels, a driver or a GPU is missing, ConfigError for settings that are for the other device only.
 at::Device open_device(const TrainConfig::Train& config);
+
+// A model as it was read is computed in `types`, on `device`. Of what is not needed there the memory is free afterwards: to be called
+// before moments and gradients are made. Throws what QuantizedModel::set_code_products() and move_to() do.
+void place(QuantizedModel& model, NumericTypes types, at::Device device);
 
 // Steps of the run: max_steps, or the token budget, or the epochs, whichever is set first in this order. `blocks_per_epoch` counts blocks
 // of the sequence length. Throws ConfigError for less than one step, and for a budget of more than one epoch unless data.allow_repeats.

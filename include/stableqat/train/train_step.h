@@ -22,10 +22,12 @@ struct TrainStepOptions {
   double max_grad_norm = 0.0;              // 0 = no clipping
   double scale_learning_rate_ratio = 1.0;  // learning rate of scales and alphas / learning rate
   Recompute recompute = Recompute::kNone;
+  bool cuda_graph = false;                                     // on a GPU: micro-batches alike are replays of one that was recorded
   bool reduce_in_bf16 = false;                                 // gradients are rounded to bf16 to be sent; sums are not
   std::int64_t bucket_bytes = std::int64_t{25} * 1024 * 1024;  // of gradients or weights that are exchanged at a time
 };
 
+class CapturedMicroStep;
 class GradientExchange;
 class WeightExchange;
 
@@ -52,6 +54,7 @@ void require_finite(const GradientNorms& norms);
 // communicator.
 class TrainStep {
  public:
+  // Throws ConfigError for options.cuda_graph without a GPU or with several ranks, EnvironmentError where its library is missing.
   TrainStep(QuantizedModel& model, const TrainStepOptions& options);
   // One rank of several: quantized weights keep their own rows only. The model is the same on all ranks.
   TrainStep(QuantizedModel& model, const TrainStepOptions& options, Communicator& communicator);
@@ -62,6 +65,9 @@ class TrainStep {
   HeadLoss accumulate(const at::Tensor& ids, double gradient_scale, const Teacher* teacher = nullptr);
   // The same for a rank's last micro-batch of the step, after which the gradients of all ranks are summed; that begins while backward runs.
   HeadLoss accumulate_last(const at::Tensor& ids, double gradient_scale, const Teacher* teacher = nullptr);
+
+  // Micro-batches so far that were replays of a recorded one (options.cuda_graph).
+  std::int64_t replays() const noexcept;
 
   // Maps, clips and applies the accumulated gradients, quantizes anew and sets the gradients to zero. Throws NumericError before anything
   // is changed when the gradient norm is not finite. A tensor without gradient counts as one whose gradient is zero. All ranks report the
@@ -117,6 +123,7 @@ class TrainStep {
   Communicator& communicator_;
   std::vector<Slot> slots_;  // in step with the optimizer's tensors
   AdamW optimizer_;
+  std::unique_ptr<CapturedMicroStep> captured_;  // with options.cuda_graph
   std::unique_ptr<GradientExchange> gradients_;  // absent for one rank
   std::unique_ptr<WeightExchange> weights_;
   bool runs_ahead_ = false;

@@ -34,6 +34,7 @@ CudaKernels make_table() {
   add_rms_norm_kernels(table);
   add_elementwise_kernels(table);
   add_cross_entropy_kernels(table);
+  add_fp8_kernels(table);
   return table;
 }
 

@@ -31,6 +31,12 @@ __global__ void quantize_kernel(Element element, std::int64_t rows, std::int64_t
   add_counts(team, counts, total);
 }
 
+template <class Element>
+__global__ void steps_kernel(Element element, std::int64_t count, const float* scale, float* step) {
+  const std::int64_t i = std::int64_t{blockIdx.x} * blockDim.x + threadIdx.x;
+  if (i < count) step[i] = element.step(scale[i]);
+}
+
 template <class Team, class Surrogate>
 __global__ void surrogate_sums_kernel(Surrogate surrogate, QuantizedArrays<float> arrays, double scale_factor, double* squares,
                                       float* scale_gradient, double* alpha_terms) {
@@ -99,6 +105,13 @@ Status quantize(Stream stream, const QuantRule& rule, std::int64_t rows, std::in
   });
 }
 
+Status steps(Stream stream, const QuantRule& rule, std::int64_t count, const float* scale, float* step) {
+  return with_rounding(rule, [&]<Rounding kRounding>() {
+    steps_kernel<<<blocks_for(count, kThreads), kThreads, 0, as_stream(stream)>>>(QuantElement<float, kRounding>(rule), count, scale, step);
+    return launched();
+  });
+}
+
 Status surrogate_sums(Stream stream, const QuantRule& rule, const QuantizedArrays<float>& arrays, double scale_factor, double* squares,
                       float* scale_gradient, double* alpha_terms) {
   return with_surrogate(rule, arrays.alpha, [&](auto surrogate) {
@@ -140,6 +153,7 @@ Status update_plain(Stream stream, const AdamWRule& adamw, FactorPointer factor,
 
 void add_update_kernels(CudaKernels& table) {
   table.quantize = quantize;
+  table.steps = steps;
   table.surrogate_sums = surrogate_sums;
   table.update_quantized = update_quantized;
   table.squares = squares;
