@@ -29,11 +29,12 @@ using testing::state_of;
 constexpr int kSteps = 4;
 constexpr std::int64_t kBefore = CapturedMicroStep::kRunBefore;
 
-// On the fake GPU the same bits; on a real one sums of the embedding's gradient have no fixed order.
+// On the fake GPU the same bits. On a real one some sums of LibTorch's (the embedding's gradient, attention's) have no fixed order, and
+// what is next to a threshold of rounding to bfloat16 or to codes then goes the other way: a few percent of the whole.
 void expect_equal(const at::Tensor& found, const at::Tensor& expected, const std::string& what) {
 #if defined(STABLEQAT_REAL_GPU)
-  const at::Tensor allowed = expected.to(at::kDouble).abs().max() * 1e-2;
-  EXPECT_LE((found.to(at::kDouble) - expected.to(at::kDouble)).abs().max().item<double>(), allowed.item<double>()) << what;
+  const double distance = (found.to(at::kDouble) - expected.to(at::kDouble)).norm().item<double>();
+  EXPECT_LE(distance, 0.05 * expected.to(at::kDouble).norm().item<double>()) << what;
 #else
   EXPECT_TRUE(found.equal(expected)) << what << '\n' << found << '\n' << expected;
 #endif
