@@ -33,7 +33,7 @@ ExitCode run(const TrainFlags& options, Console& console) {
   }
   std::vector<std::string> notices;
   TrainConfig config = load_train_config(options.config, options.overrides, notices);
-  quantization_settings(config.quantization);  // for its checks
+  check_settings(config);
   const LaunchEnvironment self = launch_environment(environment_variable);
   for (const std::string& notice : notices) {
     if (self.rank == 0) console.log(LogLevel::kInfo, notice);

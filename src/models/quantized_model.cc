@@ -200,19 +200,23 @@ void QuantizedModel::visit_quantized_linears(F&& f) {
   });
 }
 
+void require_fp8_codes(const QuantizerSpec& spec) {
+  if (spec.bits == 8) {
+    throw ConfigError({"train.compute fp8", "quantization.bits 8, whose codes go to 128", "codes up to 16, which float8 e4m3 holds exactly",
+                       "use 4 bits or fewer, or train.compute float"});
+  }
+  if (spec.group_size > 0) {
+    throw ConfigError({"train.compute fp8", "quantization.group_size " + std::to_string(spec.group_size),
+                       "0: one scale for a row, which its product takes", "leave it out, or use train.compute float"});
+  }
+}
+
 void QuantizedModel::require_fp8() const {
   if (model_.device().is_cpu() || model_.compute_dtype() != at::kBFloat16) {
     throw ConfigError({"products in float8", model_.device().is_cpu() ? "a model on the CPU" : "a model that is not computed in bfloat16",
                        "a GPU and bfloat16", "use train.device cuda with train.precision auto, or other products"});
   }
-  if (settings_ && settings_->spec.bits == 8) {
-    throw ConfigError({"train.compute fp8", "quantization.bits 8, whose codes go to 128", "codes up to 16, which float8 e4m3 holds exactly",
-                       "use 4 bits or fewer, or train.compute float"});
-  }
-  if (settings_ && settings_->spec.group_size > 0) {
-    throw ConfigError({"train.compute fp8", "quantization.group_size " + std::to_string(settings_->spec.group_size),
-                       "0: one scale for a row, which its product takes", "leave it out, or use train.compute float"});
-  }
+  if (settings_) require_fp8_codes(settings_->spec);
   for (const QuantizedWeight& weight : weights_) {
     if (weight.codes().size(0) % 16 == 0 && weight.codes().size(1) % 16 == 0) continue;
     throw ConfigError({"train.compute fp8",

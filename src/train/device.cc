@@ -24,16 +24,29 @@ void open_libtorch_cuda() {
   }
 }
 
-}  // namespace
-
-at::Device open_device(const TrainConfig::Train& config) {
-  if (config.device == TrainConfig::Device::kCpu) {
-    if (config.cuda_graph) throw ConfigError({"train.cuda_graph", "true on a CPU", "a GPU", "leave it out, or use train.device cuda"});
-    return at::kCPU;
+void require_settings_of_device(const TrainConfig::Train& config) {
+  const bool on_gpu = config.device == TrainConfig::Device::kCuda;
+  if (!on_gpu && config.cuda_graph) {
+    throw ConfigError({"train.cuda_graph", "true on a CPU", "a GPU", "leave it out, or use train.device cuda"});
   }
-  if (config.moments == TrainConfig::Moments::kBfloat16) {
+  if (on_gpu && config.moments == TrainConfig::Moments::kBfloat16) {
     throw ConfigError({"train.moments", "bfloat16 on a GPU", "float", "leave train.moments out, or use train.device cpu"});
   }
+}
+
+}  // namespace
+
+void check_settings(const TrainConfig& config) {
+  const auto settings = quantization_settings(config.quantization);
+  std::vector<std::string> notices;
+  const NumericTypes types = numeric_types(config, notices);
+  if (types.products == CodeProducts::kFp8 && settings) require_fp8_codes(settings->spec);
+  require_settings_of_device(config.train);
+}
+
+at::Device open_device(const TrainConfig::Train& config) {
+  require_settings_of_device(config);
+  if (config.device == TrainConfig::Device::kCpu) return at::kCPU;
   gpu::kernels();
   open_libtorch_cuda();
   return at::Device(at::kCUDA, 0);

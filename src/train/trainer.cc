@@ -383,7 +383,7 @@ TrainOutcome train_rank(const TrainConfig& config, const TrainerCallbacks& callb
   for (const std::string& notice : notices) {
     if (callbacks.log) callbacks.log(LogLevel::kInfo, notice);
   }
-  quantization_settings(config.quantization);  // refuses bad settings before anything is read
+  check_settings(config);  // before anything is read
   auto source = ModelSource::open(config.model.path);
   const Tokenizer tokenizer = Tokenizer::open(config.model.path);
   make_output_dir(config.train.output_dir);

@@ -25,6 +25,9 @@ nlohmann::json to_json(const QuantizationSettings& settings);
 // Throws DataError that names `where` for values that are missing or out of range.
 QuantizationSettings quantization_from_json(const nlohmann::json& json, const std::string& where);
 
+// Throws ConfigError for a quantizer whose weights products in float8 do not take: codes beyond 16, or several steps in a row.
+void require_fp8_codes(const QuantizerSpec& spec);
+
 // Owns the model; the weight of each quantized layer in model() is the dequantized() of its entry in weights(). Without settings no layer
 // is quantized. Not thread-safe.
 class QuantizedModel {

@@ -41,6 +41,9 @@ NumericTypes numeric_types(const TrainConfig& config, std::vector<std::string>& 
 NumericTypes numeric_types(TrainConfig::Precision precision, TrainConfig::Compute compute, TrainConfig::Device device,
                            std::vector<std::string>& notices);
 
+// Throws ConfigError for settings that do not go together or are not for their device, without a model, data or a GPU.
+void check_settings(const TrainConfig& config);
+
 // The device, ready for tensors: the first call for CUDA opens LibTorch's CUDA part, which the program is not linked with. Throws
 // EnvironmentError where that, our kernels, a driver or a GPU is missing, ConfigError for settings that are for the other device only.
 at::Device open_device(const TrainConfig::Train& config);
