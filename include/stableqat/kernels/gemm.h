@@ -2,7 +2,8 @@
 //
 // Three kinds of arithmetic, all summed in registers over at most kGemmDepth terms before they are added to C:
 //   fp32     fused multiply-add where the instruction set has it;
-//   bf16     both operands rounded to bfloat16 (ties to even), products exact, sums in fp32;
+//   bf16     both operands rounded to bfloat16 (ties to even), products exact, sums in fp32; where that is an instruction, denormal
+//            numbers count as zeros;
 //   integer  B holds the codes of a quantized weight, A is rounded row by row to 16-bit integers (quantize_rows): products and sums of
 //            up to kGemmDepth terms are exact integers, so that the result has the same bits on every instruction set. A 16-bit integer is
 //            what two int8 digits can hold; one instruction takes both;
