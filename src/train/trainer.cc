@@ -374,6 +374,7 @@ TrainOutcome train_rank(const TrainConfig& config, const TrainerCallbacks& callb
                         const OpenDevice& device_to_open) {
   require_same_config(communicator, config);
   check_ranks(config, communicator);
+  check_settings(config);  // before a device is opened or anything is read
   const at::Device device = device_to_open();
   if (config.train.threads > 0) at::set_num_threads(static_cast<int>(config.train.threads));
   std::vector<std::string> notices;
@@ -383,7 +384,6 @@ TrainOutcome train_rank(const TrainConfig& config, const TrainerCallbacks& callb
   for (const std::string& notice : notices) {
     if (callbacks.log) callbacks.log(LogLevel::kInfo, notice);
   }
-  check_settings(config);  // before anything is read
   auto source = ModelSource::open(config.model.path);
   const Tokenizer tokenizer = Tokenizer::open(config.model.path);
   make_output_dir(config.train.output_dir);

@@ -54,9 +54,12 @@ TEST(Launcher, ARankThatIsKilledEndsTheOthersAndIsNamedWithItsStep) {
 }
 
 TEST(Launcher, TheCauseIsToldFromItsConsequences) {
-  // Ranks 0 and 2 end first, because they miss rank 1, which ends with an error of its own a little later.
+  // Ranks 0 and 2 end first, because they miss rank 1, which ends with an error of its own a little later. They say so when their end has
+  // been seen.
   const Launched result = launch_script(
-      "if [ $RANK = 1 ]; then sleep 0.2; echo the cause >&2; exit 3; fi; (sleep 0.1; echo missed >&2)& exit 4", {.ranks = 3, .restarts = 5});
+      "if [ $RANK = 1 ]; then sleep 0.2; echo the cause >&2; exit 3; fi; (while kill -0 $$; do sleep 0.01; done 2>/dev/null; echo missed "
+      ">&2)& exit 4",
+      {.ranks = 3, .restarts = 5});
   EXPECT_EQ(result.code, ExitCode::kBadData);
   EXPECT_EQ(result.err, std::set<std::string>{"1:the cause"});
   EXPECT_NE(result.log.find("rank 1 ended with exit code 3"), std::string::npos) << result.log;
