@@ -120,14 +120,14 @@ class Attempt {
   // Returns when all ranks have ended.
   void run() {
     while (running() > 0) {
-      wait_for_output();
-      pass_on_output(false);
-      find_failure();
+      find_failure();  // before what is said after it is read
       if (is_settled()) {
         end_all();
       } else if (callbacks_.stop && callbacks_.stop()) {
         ask_to_end();
       }
+      wait_for_output();
+      pass_on_output(false);
     }
     find_failure();  // of a rank that ended after the last look
     pass_on_output(true);

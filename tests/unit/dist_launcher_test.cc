@@ -36,6 +36,12 @@ Launched launch_script(const std::string& script, LaunchOptions options, const S
   return result;
 }
 
+struct ScratchFolder {
+  ScratchFolder() { fs::create_directory(path); }
+  ~ScratchFolder() { fs::remove_all(path); }
+  const fs::path path = fs::temp_directory_path() / ("stableqat_launcher_test_" + std::to_string(::getpid()));
+};
+
 TEST(Launcher, RanksGetTheirVariablesAndTheirLinesArePassedOn) {
   const Launched result = launch_script("echo $RANK/$WORLD_SIZE/$LOCAL_RANK/$MASTER_ADDR; printf 'no end' >&2", {.ranks = 3});
   EXPECT_EQ(result.code, ExitCode::kDone);
@@ -66,7 +72,10 @@ TEST(Launcher, TheCauseIsToldFromItsConsequences) {
 }
 
 TEST(Launcher, ARankThatIgnoresSigtermIsKilledAfterTheGrace) {
-  const Launched result = launch_script("if [ $RANK = 1 ]; then exit 5; fi; trap '' TERM; exec sleep 60",
+  const ScratchFolder folder;
+  const std::string ready = (folder.path / "ready").string();
+  const Launched result = launch_script("if [ $RANK = 1 ]; then until [ -e " + ready +
+                                            " ]; do sleep 0.01; done; exit 5; fi; trap '' TERM; touch " + ready + "; exec sleep 60",
                                         {.ranks = 2, .restarts = 0, .grace = std::chrono::milliseconds(300)});
   EXPECT_EQ(result.code, ExitCode::kNumeric);
   EXPECT_LT(result.seconds, 10.0);
@@ -74,27 +83,25 @@ TEST(Launcher, ARankThatIgnoresSigtermIsKilledAfterTheGrace) {
 }
 
 TEST(Launcher, AStopIsPassedOnAsSigterm) {
-  const Clock::time_point start = Clock::now();
-  const Launched result = launch_script("trap 'exit 130' TERM; sleep 60 & wait", {.ranks = 2},
-                                        [start] { return Clock::now() - start > std::chrono::milliseconds(300); });
+  const ScratchFolder folder;
+  const std::string ready = (folder.path / "ready").string();
+  const Launched result = launch_script("trap 'exit 130' TERM; touch " + ready + "$RANK; sleep 60 & wait", {.ranks = 2},
+                                        [&ready] { return fs::exists(ready + "0") && fs::exists(ready + "1"); });
   EXPECT_EQ(result.code, ExitCode::kInterrupted);
   EXPECT_LT(result.seconds, 10.0);
 }
 
 TEST(Launcher, FailuresOfTheEnvironmentAreTriedAgain) {
-  const fs::path folder = fs::temp_directory_path() / ("stableqat_launcher_test_" + std::to_string(::getpid()));
-  fs::create_directory(folder);
-  const std::string marks = (folder / "mark").string();
+  const ScratchFolder folder;
   // Fails while there are fewer than two marks.
-  const std::string script =
-      "[ $RANK = 0 ] || exit 0; n=$(ls " + marks + "* 2>/dev/null | wc -l); touch " + marks + "$n; [ $n -ge 2 ] || exit 4";
-  EXPECT_EQ(launch_script(script, {.ranks = 2, .restarts = 1}).code, ExitCode::kEnvironment);
-  fs::remove_all(folder);
-  fs::create_directory(folder);
-  const Launched result = launch_script(script, {.ranks = 2, .restarts = 2});
+  const auto script = [&folder](const std::string& name) {
+    const std::string marks = (folder.path / name).string();
+    return "[ $RANK = 0 ] || exit 0; n=$(ls " + marks + "* 2>/dev/null | wc -l); touch " + marks + "$n; [ $n -ge 2 ] || exit 4";
+  };
+  EXPECT_EQ(launch_script(script("first"), {.ranks = 2, .restarts = 1}).code, ExitCode::kEnvironment);
+  const Launched result = launch_script(script("second"), {.ranks = 2, .restarts = 2});
   EXPECT_EQ(result.code, ExitCode::kDone);
   EXPECT_NE(result.log.find("starting again (2 of 2)"), std::string::npos) << result.log;
-  fs::remove_all(folder);
 }
 
 TEST(Launcher, BadCommandsAreRefused) {
