@@ -6,19 +6,8 @@
 
 set(_libtorch_version 2.11.0)
 
-if(NOT STABLEQAT_LIBTORCH AND DEFINED ENV{STABLEQAT_LIBTORCH})
-  set(STABLEQAT_LIBTORCH "$ENV{STABLEQAT_LIBTORCH}")
-endif()
-if(NOT STABLEQAT_LIBTORCH)
-  if(DEFINED ENV{STABLEQAT_CACHE})
-    set(_stableqat_cache "$ENV{STABLEQAT_CACHE}")
-  elseif(DEFINED ENV{XDG_CACHE_HOME})
-    set(_stableqat_cache "$ENV{XDG_CACHE_HOME}/stableqat")
-  else()
-    set(_stableqat_cache "$ENV{HOME}/.cache/stableqat")
-  endif()
-  set(STABLEQAT_LIBTORCH "${_stableqat_cache}/libtorch-${_libtorch_version}/torch")
-endif()
+include("${CMAKE_CURRENT_LIST_DIR}/WheelCache.cmake")
+stableqat_wheel_folder(STABLEQAT_LIBTORCH "libtorch-${_libtorch_version}/torch")
 
 # A build folder made with another LibTorch must not keep it.
 if(LibTorch_INCLUDE_DIR AND NOT LibTorch_INCLUDE_DIR STREQUAL "${STABLEQAT_LIBTORCH}/include")

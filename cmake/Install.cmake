@@ -23,4 +23,5 @@ configure_package_config_file("${CMAKE_CURRENT_LIST_DIR}/stableqatConfig.cmake.i
                               INSTALL_DESTINATION "${package_dir}" NO_SET_AND_CHECK_MACRO)
 write_basic_package_version_file("${PROJECT_BINARY_DIR}/stableqatConfigVersion.cmake" COMPATIBILITY SameMinorVersion)
 install(FILES "${PROJECT_BINARY_DIR}/stableqatConfig.cmake" "${PROJECT_BINARY_DIR}/stableqatConfigVersion.cmake"
-              "${CMAKE_CURRENT_LIST_DIR}/Dependencies.cmake" "${CMAKE_CURRENT_LIST_DIR}/FindLibTorch.cmake" "${CMAKE_CURRENT_LIST_DIR}/FindArrowWheel.cmake" DESTINATION "${package_dir}")
+              "${CMAKE_CURRENT_LIST_DIR}/Dependencies.cmake" "${CMAKE_CURRENT_LIST_DIR}/FindLibTorch.cmake" "${CMAKE_CURRENT_LIST_DIR}/FindArrowWheel.cmake"
+              "${CMAKE_CURRENT_LIST_DIR}/WheelCache.cmake" DESTINATION "${package_dir}")
