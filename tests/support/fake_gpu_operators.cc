@@ -239,7 +239,9 @@ void record_on_host(const c10::OperatorHandle& op, Stack arguments, Stack result
         std::vector<at::Tensor> to;
         for_each_tensor(results, [&](const at::Tensor& tensor) { to.push_back(tensor); });
         if (only_allocates(op)) {
-          for (const at::Tensor& tensor : to) std::memset(tensor.mutable_data_ptr(), 0xff, tensor.nbytes());
+          for (const at::Tensor& tensor : to) {
+            if (tensor.nbytes() > 0) std::memset(tensor.mutable_data_ptr(), 0xff, tensor.nbytes());
+          }
           return;
         }
         Stack stack = arguments;
