@@ -18,6 +18,7 @@
 #include "stableqat/kernels/attention.h"
 #include "stableqat/kernels/gemm.h"
 #include "stableqat/models/functional.h"
+#include "stableqat/models/head.h"
 
 namespace stableqat::bench {
 
@@ -217,9 +218,10 @@ std::vector<KernelCase> gemm_cases(const KernelBenchOptions& options, kernels::I
   p->quantize_dy_to_bytes();
   const auto check = [&table] { check_products(table); };
   std::vector<KernelCase> cases;
-  const auto add = [&](const char* name, void (Products::*run)() const) {
-    cases.push_back({name, KernelBound::kArithmetic, p->flops(), check, [p, run] { (*p.*run)(); }});
+  const auto add_of = [&](const std::shared_ptr<const Products>& products, const std::string& name, void (Products::*run)() const) {
+    cases.push_back({name, KernelBound::kArithmetic, products->flops(), check, [products, run] { (*products.*run)(); }});
   };
+  const auto add = [&](const char* name, void (Products::*run)() const) { add_of(p, name, run); };
   add("fp32_forward", &Products::fp32_forward);
   add("fp32_input_gradient", &Products::fp32_input_gradient);
   add("fp32_weight_gradient", &Products::fp32_weight_gradient);
@@ -229,6 +231,14 @@ std::vector<KernelCase> gemm_cases(const KernelBenchOptions& options, kernels::I
   add("integer_input_gradient", &Products::integer_input_gradient);
   add("byte_forward", &Products::byte_forward);
   add("byte_input_gradient", &Products::byte_input_gradient);
+  const auto head = std::make_shared<const Products>(table, std::min(options.batch * options.tokens, kHeadChunkRows),
+                                                     options.model.vocab_size, options.model.hidden_size);
+  const auto add_head = [&](const std::string& name, void (Products::*run)() const) { add_of(head, "head_" + name, run); };
+  add_head("fp32_forward", &Products::fp32_forward);
+  add_head("fp32_input_gradient", &Products::fp32_input_gradient);
+  add_head("fp32_weight_gradient", &Products::fp32_weight_gradient);
+  add_head("bf16_weight_gradient", &Products::bf16_weight_gradient);
+  add_head("bf16_input_gradient", &Products::bf16_input_gradient);
   const auto streamed = std::make_shared<const Products>(table, streaming_rows(p->M), 1, p->M);
   cases.push_back({"quantize_rows", KernelBound::kMemory, static_cast<double>(streamed->x.nbytes() + streamed->x_codes.nbytes()), check,
                    [streamed] { streamed->quantize_x(); }});

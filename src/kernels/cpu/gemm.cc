@@ -18,7 +18,8 @@ constexpr std::int64_t kUnitsPerBlock = kGemmDepth / (kIsBytes<Type> ? 4 : 2);
 // Blocks are so many units or a multiple: whole vectors, whole groups. Digits: as many terms as with 16-bit integers, for the same sums.
 template <class Type>
 constexpr std::int64_t kUnitsMultiple = std::is_same_v<Type, Digits> ? 16 : 32;
-constexpr std::int64_t kPanelsPerGroup = 256 / kTileColumns;  // packed panels of B kept in the second-level cache: 256 KB
+constexpr std::int64_t kPanelsPerGroup = 256 / kTileColumns;  // packed panels of B kept in the second-level cache: at most 256 KB
+constexpr std::int64_t kStripsPerPack = 8;                    // strips of a transposed A packed together: whole cache lines of its rows
 constexpr std::size_t kAlignment = 64;
 
 template <class Type>
@@ -50,14 +51,18 @@ struct Grid {
   std::int64_t panel_parts = 1;
 };
 
+// Where several share the work alike, the one whose threads read the least of A and B together.
 Grid choose_grid(std::int64_t threads, std::int64_t strips, std::int64_t panels) {
   Grid best;
   std::int64_t best_work = strips * panels;
+  std::int64_t best_read = strips * kTileRows + panels * kTileColumns;
   for (std::int64_t row_parts = 1; row_parts <= threads; ++row_parts) {
     const std::int64_t panel_parts = threads / row_parts;
     const std::int64_t work = ceil_div(strips, row_parts) * ceil_div(panels, panel_parts);
-    if (work < best_work) {
+    const std::int64_t read = panel_parts * strips * kTileRows + row_parts * panels * kTileColumns;
+    if (work < best_work || (work == best_work && read < best_read)) {
       best_work = work;
+      best_read = read;
       best = {row_parts, panel_parts};
     }
   }
@@ -108,13 +113,37 @@ void multiply_rows(TileShapes& shapes, std::int64_t rows, std::int64_t units, co
   }
 }
 
+// Strips of a transposed A, [strips][units][kTileRows]. A tile would otherwise read each of its units from another page, and rows of a
+// length such as the vocabulary's lie in few sets of the caches: none would be there for the next panel.
+void pack_strips(std::int64_t rows, std::int64_t units, const UnitsA& a, std::int32_t* packed) {
+  const std::int64_t whole = rows / kTileRows;
+  const std::int64_t rest = rows % kTileRows;
+  for (std::int64_t unit = 0; unit < units; ++unit) {
+    const std::int32_t* from = a.data + unit * a.unit_stride;
+    std::int32_t* to = packed + unit * kTileRows;
+    for (std::int64_t strip = 0; strip < whole; ++strip) {
+      __builtin_memcpy(to + strip * units * kTileRows, from + strip * kTileRows, kTileRows * sizeof(std::int32_t));
+    }
+    for (std::int64_t i = 0; i < rest; ++i) to[whole * units * kTileRows + i] = from[whole * kTileRows + i];
+  }
+}
+
+// One thread's memory for packed panels of B and strips of A.
+struct Packed {
+  std::int32_t* panels;
+  std::int32_t* strips;
+};
+
 // One thread's share of C: packs a group of B's panels, then multiplies all of its rows of A with it.
 template <class Type, bool kRowMajorA, class SourceB>
 void multiply_range(const Shape& shape, const UnitsA& a, const SourceB& b, const OutputC& c, Range strips, Range panels,
-                    std::int64_t units_per_block, std::int32_t* packed) {
+                    std::int64_t units_per_block, const Packed& packed) {
   TileShapes shapes;
-  for (std::int64_t group = panels.begin; group < panels.end; group += kPanelsPerGroup) {
-    const std::int64_t group_end = group + kPanelsPerGroup < panels.end ? group + kPanelsPerGroup : panels.end;
+  const std::int64_t groups = ceil_div(panels.end - panels.begin, kPanelsPerGroup);
+  for (std::int64_t g = 0; g < groups; ++g) {
+    const auto [first, last] = part_of(panels.end - panels.begin, groups, g);
+    const std::int64_t group = panels.begin + first;
+    const std::int64_t group_end = panels.begin + last;
     for (std::int64_t unit = 0; unit < shape.units; unit += units_per_block) {
       const std::int64_t left = unit + units_per_block < shape.units ? units_per_block : shape.units - unit;
       const std::int64_t units = kInTiles<Type> ? whole_tiles(left) : left;
@@ -124,7 +153,7 @@ void multiply_range(const Shape& shape, const UnitsA& a, const SourceB& b, const
         return static_cast<int>(rest < kTileColumns ? rest : kTileColumns);
       };
       for (std::int64_t panel = group; panel < group_end; ++panel) {
-        std::int32_t* const target = packed + (panel - group) * panel_size;
+        std::int32_t* const target = packed.panels + (panel - group) * panel_size;
         pack_panel(b, unit, left, panel * kTileColumns, columns_of(panel), target);
         for (std::int64_t i = left * kTileColumns; i < units * kTileColumns; ++i) target[i] = 0;
         if constexpr (kPanelExtra < Type >> 0) finish_byte_panel(target, units);
@@ -134,8 +163,17 @@ void multiply_range(const Shape& shape, const UnitsA& a, const SourceB& b, const
       for (std::int64_t strip = strips.begin; strip < strips.end; ++strip) {
         const std::int64_t row = strip * kStripRows<Type>;
         const std::int64_t rows = shape.m - row < kStripRows<Type> ? shape.m - row : kStripRows<Type>;
+        UnitsA rows_of_a = a.at(row, unit);
+        if constexpr (!kRowMajorA) {
+          const std::int64_t place = (strip - strips.begin) % kStripsPerPack;
+          if (place == 0) {
+            const std::int64_t end = strip + kStripsPerPack < strips.end ? (strip + kStripsPerPack) * kTileRows : strips.end * kTileRows;
+            pack_strips((end < shape.m ? end : shape.m) - row, units, rows_of_a, packed.strips);
+          }
+          rows_of_a = {packed.strips + place * units * kTileRows, 1, kTileRows};
+        }
         for (std::int64_t panel = group; panel < group_end; ++panel) {
-          multiply_rows<Type, kRowMajorA>(shapes, rows, units, a.at(row, unit), packed + (panel - group) * panel_size,
+          multiply_rows<Type, kRowMajorA>(shapes, rows, units, rows_of_a, packed.panels + (panel - group) * panel_size,
                                           out.at(row, panel * kTileColumns), columns_of(panel));
         }
       }
@@ -154,14 +192,15 @@ bool multiply(const Shape& shape, const UnitsA& a, const SourceB& b, const Outpu
   const bool small = shape.m * shape.n * shape.units < 32768;
   const Grid grid = choose_grid(small ? 1 : omp_get_max_threads(), strips, panels);
   const std::int64_t threads = grid.row_parts * grid.panel_parts;
-  const std::int64_t scratch_size = kPanelsPerGroup * kTileColumns * (units_per_block + kPanelExtra<Type>);
+  const std::int64_t panels_size = kPanelsPerGroup * kTileColumns * (units_per_block + kPanelExtra<Type>);
+  const std::int64_t scratch_size = panels_size + (kRowMajorA ? 0 : kStripsPerPack * kTileRows * units_per_block);
   const Scratch scratch(threads * scratch_size);
   if (scratch.data() == nullptr) return false;
 #pragma omp parallel for num_threads(static_cast <int>(threads)) schedule(static, 1) if (threads > 1)
   for (std::int64_t part = 0; part < threads; ++part) {
     multiply_range<Type, kRowMajorA>(shape, a, b, c, part_of(strips, grid.row_parts, part / grid.panel_parts),
                                      part_of(panels, grid.panel_parts, part % grid.panel_parts), units_per_block,
-                                     scratch.data() + part * scratch_size);
+                                     {scratch.data() + part * scratch_size, scratch.data() + part * scratch_size + panels_size});
   }
   return true;
 }
