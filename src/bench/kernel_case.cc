@@ -32,6 +32,7 @@ constexpr std::array kFamilies{
     KernelFamily{"attention", [](Isa isa) -> const void* { return &kernels::attention_kernels(isa); }, attention_cases},
     KernelFamily{"update", [](Isa isa) -> const void* { return &kernels::update_kernels<float>(isa); }, update_cases},
     KernelFamily{"gemm", [](Isa isa) -> const void* { return &kernels::gemm_kernels(isa); }, gemm_cases},
+    KernelFamily{"gemm_head", [](Isa isa) -> const void* { return &kernels::gemm_kernels(isa); }, head_cases},
     KernelFamily{"packed", [](Isa isa) -> const void* { return &kernels::packed_kernels(isa); }, packed_cases},
 };
 

@@ -19,7 +19,7 @@ struct KernelCase {
   KernelBound bound = KernelBound::kMemory;
   double work = 0.0;            // bytes read + written (each array once) or floating-point operations of one run()
   std::function<void()> check;  // compares with a plain form on small arrays; throws NumericError
-  std::function<void()> run;    // on arrays that are made with the case and live as long
+  std::function<void()> run;    // after check(), on arrays that live as long as the case
 };
 
 struct KernelFamily {
@@ -36,6 +36,7 @@ std::vector<KernelCase> swiglu_cases(const KernelBenchOptions& options, kernels:
 std::vector<KernelCase> cross_entropy_cases(const KernelBenchOptions& options, kernels::Isa isa);
 std::vector<KernelCase> attention_cases(const KernelBenchOptions& options, kernels::Isa isa);
 std::vector<KernelCase> gemm_cases(const KernelBenchOptions& options, kernels::Isa isa);
+std::vector<KernelCase> head_cases(const KernelBenchOptions& options, kernels::Isa isa);
 std::vector<KernelCase> packed_cases(const KernelBenchOptions& options, kernels::Isa isa);
 std::vector<KernelCase> update_cases(const KernelBenchOptions& options, kernels::Isa isa);
 

@@ -12,6 +12,7 @@
 #include <cmath>
 #include <limits>
 #include <memory>
+#include <optional>
 
 #include "bench/kernel_case.h"
 #include "stableqat/base/error.h"
@@ -208,6 +209,29 @@ std::vector<KernelCase> attention_cases(const KernelBenchOptions& options, kerne
           {"backward", KernelBound::kArithmetic, 2 * a->forward_flops(), check, [a] { a->backward(); }}};
 }
 
+std::vector<KernelCase> head_cases(const KernelBenchOptions& options, kernels::Isa isa) {
+  const auto& table = kernels::gemm_kernels(isa);
+  const std::int64_t rows = std::min(options.batch * options.tokens, kHeadChunkRows);
+  const std::int64_t vocab = options.model.vocab_size;
+  const std::int64_t hidden = options.model.hidden_size;
+  const auto head = std::make_shared<std::optional<Products>>();  // gigabytes with large vocabularies: made when one is asked for
+  const auto check = [&table, rows, vocab, hidden, head] {
+    check_products(table);
+    if (!*head) head->emplace(table, rows, vocab, hidden);
+  };
+  const double flops = 2 * static_cast<double>(rows) * static_cast<double>(vocab) * static_cast<double>(hidden);
+  std::vector<KernelCase> cases;
+  const auto add = [&](const char* name, void (Products::*run)() const) {
+    cases.push_back({name, KernelBound::kArithmetic, flops, check, [head, run] { (**head.*run)(); }});
+  };
+  add("fp32_forward", &Products::fp32_forward);
+  add("fp32_input_gradient", &Products::fp32_input_gradient);
+  add("fp32_weight_gradient", &Products::fp32_weight_gradient);
+  add("bf16_weight_gradient", &Products::bf16_weight_gradient);
+  add("bf16_input_gradient", &Products::bf16_input_gradient);
+  return cases;
+}
+
 std::vector<KernelCase> gemm_cases(const KernelBenchOptions& options, kernels::Isa isa) {
   const auto& table = kernels::gemm_kernels(isa);
   const auto p =
@@ -218,10 +242,9 @@ std::vector<KernelCase> gemm_cases(const KernelBenchOptions& options, kernels::I
   p->quantize_dy_to_bytes();
   const auto check = [&table] { check_products(table); };
   std::vector<KernelCase> cases;
-  const auto add_of = [&](const std::shared_ptr<const Products>& products, const std::string& name, void (Products::*run)() const) {
-    cases.push_back({name, KernelBound::kArithmetic, products->flops(), check, [products, run] { (*products.*run)(); }});
+  const auto add = [&](const char* name, void (Products::*run)() const) {
+    cases.push_back({name, KernelBound::kArithmetic, p->flops(), check, [p, run] { (*p.*run)(); }});
   };
-  const auto add = [&](const char* name, void (Products::*run)() const) { add_of(p, name, run); };
   add("fp32_forward", &Products::fp32_forward);
   add("fp32_input_gradient", &Products::fp32_input_gradient);
   add("fp32_weight_gradient", &Products::fp32_weight_gradient);
@@ -231,14 +254,6 @@ std::vector<KernelCase> gemm_cases(const KernelBenchOptions& options, kernels::I
   add("integer_input_gradient", &Products::integer_input_gradient);
   add("byte_forward", &Products::byte_forward);
   add("byte_input_gradient", &Products::byte_input_gradient);
-  const auto head = std::make_shared<const Products>(table, std::min(options.batch * options.tokens, kHeadChunkRows),
-                                                     options.model.vocab_size, options.model.hidden_size);
-  const auto add_head = [&](const std::string& name, void (Products::*run)() const) { add_of(head, "head_" + name, run); };
-  add_head("fp32_forward", &Products::fp32_forward);
-  add_head("fp32_input_gradient", &Products::fp32_input_gradient);
-  add_head("fp32_weight_gradient", &Products::fp32_weight_gradient);
-  add_head("bf16_weight_gradient", &Products::bf16_weight_gradient);
-  add_head("bf16_input_gradient", &Products::bf16_input_gradient);
   const auto streamed = std::make_shared<const Products>(table, streaming_rows(p->M), 1, p->M);
   cases.push_back({"quantize_rows", KernelBound::kMemory, static_cast<double>(streamed->x.nbytes() + streamed->x_codes.nbytes()), check,
                    [streamed] { streamed->quantize_x(); }});
