@@ -51,15 +51,15 @@ struct Grid {
   std::int64_t panel_parts = 1;
 };
 
-// Where several share the work alike, the one whose threads read the least of A and B together.
-Grid choose_grid(std::int64_t threads, std::int64_t strips, std::int64_t panels) {
+// Of C [m, n]. Where several share the work alike, the one whose threads read the least of A and B together.
+Grid choose_grid(std::int64_t threads, std::int64_t strips, std::int64_t panels, std::int64_t m, std::int64_t n) {
   Grid best;
   std::int64_t best_work = strips * panels;
-  std::int64_t best_read = strips * kTileRows + panels * kTileColumns;
+  std::int64_t best_read = m + n;
   for (std::int64_t row_parts = 1; row_parts <= threads; ++row_parts) {
     const std::int64_t panel_parts = threads / row_parts;
     const std::int64_t work = ceil_div(strips, row_parts) * ceil_div(panels, panel_parts);
-    const std::int64_t read = panel_parts * strips * kTileRows + row_parts * panels * kTileColumns;
+    const std::int64_t read = panel_parts * m + row_parts * n;
     if (work < best_work || (work == best_work && read < best_read)) {
       best_work = work;
       best_read = read;
@@ -165,6 +165,7 @@ void multiply_range(const Shape& shape, const UnitsA& a, const SourceB& b, const
         const std::int64_t rows = shape.m - row < kStripRows<Type> ? shape.m - row : kStripRows<Type>;
         UnitsA rows_of_a = a.at(row, unit);
         if constexpr (!kRowMajorA) {
+          static_assert(kStripRows<Type> == kTileRows);
           const std::int64_t place = (strip - strips.begin) % kStripsPerPack;
           if (place == 0) {
             const std::int64_t end = strip + kStripsPerPack < strips.end ? (strip + kStripsPerPack) * kTileRows : strips.end * kTileRows;
@@ -190,7 +191,7 @@ bool multiply(const Shape& shape, const UnitsA& a, const SourceB& b, const Outpu
   const std::int64_t units_per_block =
       ceil_div(ceil_div(shape.units, blocks > 0 ? blocks : 1), kUnitsMultiple<Type>) * kUnitsMultiple<Type>;
   const bool small = shape.m * shape.n * shape.units < 32768;
-  const Grid grid = choose_grid(small ? 1 : omp_get_max_threads(), strips, panels);
+  const Grid grid = choose_grid(small ? 1 : omp_get_max_threads(), strips, panels, shape.m, shape.n);
   const std::int64_t threads = grid.row_parts * grid.panel_parts;
   const std::int64_t panels_size = kPanelsPerGroup * kTileColumns * (units_per_block + kPanelExtra<Type>);
   const std::int64_t scratch_size = panels_size + (kRowMajorA ? 0 : kStripsPerPack * kTileRows * units_per_block);
