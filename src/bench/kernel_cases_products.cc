@@ -145,7 +145,7 @@ struct Products {
 
  private:
   static void done(bool had_memory) {
-    if (!had_memory) throw EnvironmentError({"gemm kernel", "no memory for its scratch", "some 300 KB a thread", "close other programs"});
+    if (!had_memory) throw EnvironmentError({"gemm kernel", "no memory for its scratch", "some 350 KB a thread", "close other programs"});
   }
   static kernels::QuantizedRows rows_of(const at::Tensor& values, const at::Tensor& scales) {
     return {values.const_data_ptr<std::int16_t>(), values.size(1), readable(scales)};

@@ -11,7 +11,7 @@
 // fp32 products take a quantized weight by its codes, too: dequantized as it is packed, it need not be kept in fp32.
 // All arrays are dense but for the leading dimension (ld.., in elements) of row-major matrices. The sums' order depends on shapes only, not
 // on the number of threads. Work is shared among OpenMP threads. Thread-safe. A function returns false, with C untouched or half-written,
-// when there is no memory for its scratch (some 300 KB a thread; the bf16 ones half the size of dy more; with AMX the integer ones as
+// when there is no memory for its scratch (some 350 KB a thread; the bf16 ones half the size of dy more; with AMX the integer ones as
 // much as the rows of integers).
 #pragma once
 
