@@ -369,22 +369,18 @@ bool byte_weight_gradient(std::int64_t rows, std::int64_t n, std::int64_t m, con
   return rounded_weight_gradient(rows, n, m, dy, ByteRowsAsFp32{x.codes, x.ld, x.scale}, dw, accumulate, in_bf16);
 }
 
-struct RowRange {
-  float largest;  // magnitude
-  float unsound;  // NaN if any value is NaN or infinite, else 0
-};
-
+// The largest magnitude among value(0) .. value(k - 1), NaN if any of them is NaN or infinite. Compared as bits, whose order is that of
+// magnitudes.
 template <class Value>
-RowRange range_of_row(std::int64_t k, Value&& value) {
-  float largest = 0.0f;
-  float unsound = 0.0f;
-#pragma omp simd reduction(max : largest) reduction(+ : unsound)
+float largest_magnitude(std::int64_t k, Value&& value) {
+  std::int32_t largest = 0;
+#pragma omp simd reduction(max : largest)
   for (std::int64_t j = 0; j < k; ++j) {
-    const float magnitude = __builtin_fabsf(value(j));
+    const std::int32_t magnitude = bits_of(value(j)) & 0x7fffffff;
     largest = magnitude > largest ? magnitude : largest;
-    unsound += magnitude * 0.0f;
   }
-  return {largest, unsound};
+  const float magnitude = std::bit_cast<float>(largest);
+  return magnitude + 0.0f * magnitude;
 }
 
 // How a row's integers are kept.
@@ -404,14 +400,14 @@ struct AsByte {
 template <class As, class Value>
 void quantize_row(std::int64_t k, Value&& value, typename As::Code* codes, float* scale) {
   constexpr float kRoundingMagic = 12582912.0f;  // 1.5 * 2^23: adding it leaves no bits for the fraction
-  const auto [largest, unsound] = range_of_row(k, value);
+  const float largest = largest_magnitude(k, value);
   const std::int64_t stride = As::stride(k);
-  const bool usable = largest >= kSmallestRow && unsound == 0.0f;
-  *scale = usable ? largest / As::kLargest : unsound;
-  if (!usable) {
+  if (!(largest >= kSmallestRow)) {
+    *scale = 0.0f * largest;  // or NaN
     for (std::int64_t j = 0; j < stride; ++j) codes[j] = As::kOffset;
     return;
   }
+  *scale = largest / As::kLargest;
   const float inverse = As::kLargest / largest;
 #pragma omp simd
   for (std::int64_t j = 0; j < k; ++j) {
