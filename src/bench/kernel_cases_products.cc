@@ -2,6 +2,7 @@
 #include <ATen/Parallel.h>
 #include <ATen/TensorOperators.h>
 #include <ATen/core/grad_mode.h>
+#include <ATen/ops/amax.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/mm.h>
 #include <ATen/ops/randint.h>
@@ -24,6 +25,8 @@
 namespace stableqat::bench {
 
 namespace {
+
+using kernels::GradientArithmetic;
 
 const float* readable(const at::Tensor& tensor) { return tensor.const_data_ptr<float>(); }
 float* writable(const at::Tensor& tensor) { return tensor.data_ptr<float>(); }
@@ -117,8 +120,14 @@ struct Products {
   void fp32_weight_gradient() const {
     done(table->fp32(N, M, m, {readable(dy), N, true}, {readable(x), M, false}, writable(dw), M, false));
   }
-  void bf16_weight_gradient() const { done(table->bf16_weight_gradient(m, N, M, readable(dy), readable(x), writable(dw), false)); }
-  void bf16_input_gradient() const { done(table->bf16_input_gradient(m, N, M, readable(dy), readable(w), writable(dx), false)); }
+  template <GradientArithmetic kArithmetic>
+  void weight_gradient() const {
+    done(table->weight_gradient(kArithmetic, m, N, M, readable(dy), readable(x), writable(dw), false));
+  }
+  template <GradientArithmetic kArithmetic>
+  void input_gradient() const {
+    done(table->input_gradient(kArithmetic, m, N, M, readable(dy), readable(w), writable(dx), false));
+  }
   void quantize_x() const { table->quantize_rows(m, M, readable(x), M, nullptr, x_codes.data_ptr<std::int16_t>(), writable(x_scale)); }
   void quantize_dy() const {
     table->quantize_rows(m, N, readable(dy), N, readable(scale), dy_codes.data_ptr<std::int16_t>(), writable(dy_scale));
@@ -165,6 +174,17 @@ at::Tensor rounded_rows(const at::Tensor& codes, const at::Tensor& scale, std::i
   return wide(codes.narrow(1, 0, columns)) * wide(scale).unsqueeze(1);
 }
 
+// Rounded along a dimension of one block, each error carried to the `carry`th value from there if that is not 0.
+at::Tensor as_int12(const at::Tensor& values, std::int64_t dim, std::int64_t carry) {
+  const at::Tensor largest = values.abs().amax(dim, true);
+  const at::Tensor exact = values * (2047 / largest);
+  for (std::int64_t i = 0; carry > 0 && i + carry < exact.size(dim); ++i) {
+    const at::Tensor from = exact.select(dim, i);
+    exact.select(dim, i + carry).add_(from - from.round());
+  }
+  return wide(exact.round()) * wide(largest / 2047);
+}
+
 void check_products(const kernels::GemmKernels& table) {
   const Products p(table, 37, 70, 150);
   const at::Tensor w = wide(p.codes) * wide(p.scale).unsqueeze(1);
@@ -175,10 +195,14 @@ void check_products(const kernels::GemmKernels& table) {
   require_product("fp32_input_gradient", p.dx, wide(p.dy), wide(p.w));
   p.fp32_weight_gradient();
   require_product("fp32_weight_gradient", p.dw, dy_t, wide(p.x));
-  p.bf16_weight_gradient();
+  p.weight_gradient<GradientArithmetic::kBf16>();
   require_product("bf16_weight_gradient", p.dw, wide(p.dy.to(at::kBFloat16)).t(), wide(p.x.to(at::kBFloat16)));
-  p.bf16_input_gradient();
+  p.input_gradient<GradientArithmetic::kBf16>();
   require_product("bf16_input_gradient", p.dx, wide(p.dy.to(at::kBFloat16)), wide(p.w.to(at::kBFloat16)));
+  p.weight_gradient<GradientArithmetic::kInt12>();
+  require_product("int12_weight_gradient", p.dw, as_int12(p.dy, 0, 1).t(), as_int12(p.x, 0, 0));
+  p.input_gradient<GradientArithmetic::kInt12>();
+  require_product("int12_input_gradient", p.dx, as_int12(p.dy, 1, 16), as_int12(p.w, 0, 0));
   p.quantize_x();
   const at::Tensor x = rounded_rows(p.x_codes, p.x_scale, p.M);
   // Half a step of the row's grid, and a few roundings.
@@ -227,8 +251,10 @@ std::vector<KernelCase> head_cases(const KernelBenchOptions& options, kernels::I
   add("fp32_forward", &Products::fp32_forward);
   add("fp32_input_gradient", &Products::fp32_input_gradient);
   add("fp32_weight_gradient", &Products::fp32_weight_gradient);
-  add("bf16_weight_gradient", &Products::bf16_weight_gradient);
-  add("bf16_input_gradient", &Products::bf16_input_gradient);
+  add("bf16_weight_gradient", &Products::weight_gradient<GradientArithmetic::kBf16>);
+  add("bf16_input_gradient", &Products::input_gradient<GradientArithmetic::kBf16>);
+  add("int12_weight_gradient", &Products::weight_gradient<GradientArithmetic::kInt12>);
+  add("int12_input_gradient", &Products::input_gradient<GradientArithmetic::kInt12>);
   return cases;
 }
 
@@ -248,8 +274,10 @@ std::vector<KernelCase> gemm_cases(const KernelBenchOptions& options, kernels::I
   add("fp32_forward", &Products::fp32_forward);
   add("fp32_input_gradient", &Products::fp32_input_gradient);
   add("fp32_weight_gradient", &Products::fp32_weight_gradient);
-  add("bf16_weight_gradient", &Products::bf16_weight_gradient);
-  add("bf16_input_gradient", &Products::bf16_input_gradient);
+  add("bf16_weight_gradient", &Products::weight_gradient<GradientArithmetic::kBf16>);
+  add("bf16_input_gradient", &Products::input_gradient<GradientArithmetic::kBf16>);
+  add("int12_weight_gradient", &Products::weight_gradient<GradientArithmetic::kInt12>);
+  add("int12_input_gradient", &Products::input_gradient<GradientArithmetic::kInt12>);
   add("integer_forward", &Products::integer_forward);
   add("integer_input_gradient", &Products::integer_input_gradient);
   add("byte_forward", &Products::byte_forward);

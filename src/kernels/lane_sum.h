@@ -11,6 +11,19 @@ inline namespace STABLEQAT_ISA {
 inline constexpr int kLanes = 16;  // one AVX-512 register of floats
 inline constexpr int kRun = 8;
 
+// Fetches the next but some kRun * kLanes elements of an array, of which there may be fewer: the processor does so by itself only up to the
+// end of a page.
+template <class T>
+inline void prefetch_run(const T* array) {
+  constexpr int kAhead = 2048;
+  constexpr int kLine = 64;
+  for (int byte = 0; byte < kRun * kLanes * static_cast<int>(sizeof(T)); byte += kLine) {
+    const auto* const line = static_cast<const char*>(static_cast<const void*>(array)) + kAhead + byte;
+    __builtin_prefetch(line);
+    __asm__ volatile("");  // GCC 12 takes a function that only fetches for one without effects, and drops its calls
+  }
+}
+
 // Adds the lanes pairwise into the first.
 template <class Sum>
 Sum fold_lanes(Sum (&lanes)[kLanes]) {
@@ -56,12 +69,13 @@ class RunSum {
 };
 
 // Calls body(j, lane) for j = 0..count-1 with lane = j mod 16, and end_run() after every kRun terms of each lane, after the last whole
-// lanes and at the end. Inlined and vectorized.
-template <class Body, class EndRun>
-void for_each_run(std::int64_t count, Body&& body, EndRun&& end_run) {
+// lanes and at the end. Inlined and vectorized. `arrays`: what it reads from memory, by j.
+template <class Body, class EndRun, class... Arrays>
+void for_each_run(std::int64_t count, Body&& body, EndRun&& end_run, const Arrays*... arrays) {
   const std::int64_t whole = count - count % kLanes;
   for (std::int64_t begin = 0; begin < whole; begin += kRun * kLanes) {
     const std::int64_t end = whole - begin < kRun * kLanes ? whole : begin + kRun * kLanes;
+    (prefetch_run(arrays + begin), ...);
     for (std::int64_t block = begin; block < end; block += kLanes) {
 #pragma omp simd
       for (int lane = 0; lane < kLanes; ++lane) body(block + lane, lane);
@@ -74,11 +88,11 @@ void for_each_run(std::int64_t count, Body&& body, EndRun&& end_run) {
 }
 
 // The RunSum of term(0) .. term(count - 1).
-template <class T, class Term>
-double run_sum(std::int64_t count, Term&& term) {
+template <class T, class Term, class... Arrays>
+double run_sum(std::int64_t count, Term&& term, const Arrays*... arrays) {
   RunSum<T> sum;
   for_each_run(
-      count, [&](std::int64_t j, int lane) { sum.add(lane, term(j)); }, [&] { sum.end_run(); });
+      count, [&](std::int64_t j, int lane) { sum.add(lane, term(j)); }, [&] { sum.end_run(); }, arrays...);
   return sum.total();
 }
 

@@ -117,7 +117,7 @@ struct RowsAsked {
 void add_head_gradient(const CausalLm& model, const at::Tensor& logit_gradient, const at::Tensor& rows) {
   const at::Tensor& head = model.head();
   if (!head.requires_grad()) return;
-  matmul::add_weight_gradient(head.mutable_grad(), head.scalar_type(), logit_gradient, rows, model.bf16_head_gradients());
+  matmul::add_weight_gradient(head.mutable_grad(), head.scalar_type(), logit_gradient, rows, model.rounded_head_gradients());
 }
 
 // [B*(T-1), C] -> [B, T, C]: the last token of a sequence predicts nothing.
@@ -206,7 +206,7 @@ HeadLoss head_forward_backward(const CausalLm& model, const at::Tensor& hidden, 
     }
     const at::Tensor logit_gradient = values.to(chunk.scalar_type());
     at::Tensor chunk_gradient = row_gradient.narrow(0, first, count);
-    matmul::add_input_gradient(chunk_gradient, logit_gradient, model.head_compute(), model.bf16_head_gradients());
+    matmul::add_input_gradient(chunk_gradient, logit_gradient, model.head_compute(), model.rounded_head_gradients());
     add_head_gradient(model, logit_gradient, chunk);
   });
   const auto total = static_cast<double>(rows.count());

@@ -86,8 +86,8 @@ void add_integer_weight_gradient(at::Tensor& gradient, const at::Tensor& dy, con
   if (!accumulate) gradient = at::empty({dy.size(1), columns}, dy.options());
   const kernels::GemmKernels& kernels = kernels::gemm_kernels();
   const auto product = [&](auto kernel, auto rows) {
-    matmul::require_memory(kernel(dy.size(0), dy.size(1), columns, dy.const_data_ptr<float>(), rows, gradient.mutable_data_ptr<float>(),
-                                  accumulate, kernels.has_fast_bf16));
+    matmul::require_memory(kernel(kernels.fast_gradients, dy.size(0), dy.size(1), columns, dy.const_data_ptr<float>(), rows,
+                                  gradient.mutable_data_ptr<float>(), accumulate));
   };
   x.in_bytes() ? product(kernels.byte_weight_gradient, x.bytes()) : product(kernels.integer_weight_gradient, x.shorts());
 }

@@ -54,7 +54,7 @@ void forward(const at::Tensor& x, const at::Tensor& w, at::Tensor& y) {
   }
 }
 
-void add_input_gradient(at::Tensor& dx, const at::Tensor& dy, const at::Tensor& w, bool in_bf16) {
+void add_input_gradient(at::Tensor& dx, const at::Tensor& dy, const at::Tensor& w, bool rounded) {
   const bool accumulate = dx.defined();
   if (!have_kernel(dy, w, dy.size(0))) {
     if (accumulate) {
@@ -66,9 +66,9 @@ void add_input_gradient(at::Tensor& dx, const at::Tensor& dy, const at::Tensor& 
   }
   if (!accumulate) dx = at::empty({dy.size(0), w.size(1)}, dy.options());
   const kernels::GemmKernels& kernels = kernels::gemm_kernels();
-  if (in_bf16 && kernels.has_fast_bf16 && dy.is_contiguous() && w.is_contiguous() && dx.is_contiguous()) {
-    require_memory(kernels.bf16_input_gradient(dy.size(0), dy.size(1), w.size(1), dy.const_data_ptr<float>(), w.const_data_ptr<float>(),
-                                               dx.mutable_data_ptr<float>(), accumulate));
+  if (rounded && dy.is_contiguous() && w.is_contiguous() && dx.is_contiguous()) {
+    require_memory(kernels.input_gradient(kernels.fast_gradients, dy.size(0), dy.size(1), w.size(1), dy.const_data_ptr<float>(),
+                                          w.const_data_ptr<float>(), dx.mutable_data_ptr<float>(), accumulate));
     return;
   }
   run(dy.size(1), operand(dy, false), operand(w, false), dx, accumulate);
@@ -88,14 +88,14 @@ void add_input_gradient(at::Tensor& dx, const at::Tensor& dy, const at::Tensor& 
                                                               dx.mutable_data_ptr<float>(), accumulate));
 }
 
-void add_weight_gradient(at::Tensor& gradient, at::ScalarType type, const at::Tensor& dy, const at::Tensor& x, bool in_bf16) {
+void add_weight_gradient(at::Tensor& gradient, at::ScalarType type, const at::Tensor& dy, const at::Tensor& x, bool rounded) {
   const bool accumulate = gradient.defined();
   if (type == at::kFloat && have_kernel(dy, x, dy.size(0))) {
     const kernels::GemmKernels& kernels = kernels::gemm_kernels();
     if (!accumulate) gradient = at::empty({dy.size(1), x.size(1)}, x.options());
-    if (in_bf16 && kernels.has_fast_bf16 && dy.is_contiguous() && x.is_contiguous()) {
-      require_memory(kernels.bf16_weight_gradient(dy.size(0), dy.size(1), x.size(1), dy.const_data_ptr<float>(), x.const_data_ptr<float>(),
-                                                  gradient.mutable_data_ptr<float>(), accumulate));
+    if (rounded && dy.is_contiguous() && x.is_contiguous()) {
+      require_memory(kernels.weight_gradient(kernels.fast_gradients, dy.size(0), dy.size(1), x.size(1), dy.const_data_ptr<float>(),
+                                             x.const_data_ptr<float>(), gradient.mutable_data_ptr<float>(), accumulate));
       return;
     }
     run(dy.size(0), operand(dy, true), operand(x, false), gradient, accumulate);

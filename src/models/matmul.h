@@ -10,16 +10,16 @@ namespace stableqat::matmul {
 at::Tensor forward(const at::Tensor& x, const at::Tensor& w);
 void forward(const at::Tensor& x, const at::Tensor& w, at::Tensor& y);
 
-// dx (+)= dy w; an undefined dx is made. dy [R, N], w [N, M], dx [R, M]. `in_bf16` allows float32 products to round dy and w where that is
-// faster.
-void add_input_gradient(at::Tensor& dx, const at::Tensor& dy, const at::Tensor& w, bool in_bf16 = false);
+// dx (+)= dy w; an undefined dx is made. dy [R, N], w [N, M], dx [R, M]. `rounded` allows float32 products to round dy and w where that is
+// faster (kernels::GradientArithmetic).
+void add_input_gradient(at::Tensor& dx, const at::Tensor& dy, const at::Tensor& w, bool rounded = false);
 
 // The same products with a quantized weight w = codes * step, codes [N, M] int8, step [N, G]; x and dy float32 without gaps.
 at::Tensor forward(const at::Tensor& x, const at::Tensor& codes, const at::Tensor& step);
 void add_input_gradient(at::Tensor& dx, const at::Tensor& dy, const at::Tensor& codes, const at::Tensor& step);
 
-// gradient (+)= dy^T x; an undefined gradient is made, in `type`. dy [R, N], x [R, M], gradient [N, M]. `in_bf16` as above.
-void add_weight_gradient(at::Tensor& gradient, at::ScalarType type, const at::Tensor& dy, const at::Tensor& x, bool in_bf16 = false);
+// gradient (+)= dy^T x; an undefined gradient is made, in `type`. dy [R, N], x [R, M], gradient [N, M]. `rounded` as above.
+void add_weight_gradient(at::Tensor& gradient, at::ScalarType type, const at::Tensor& dy, const at::Tensor& x, bool rounded = false);
 
 // Throws EnvironmentError unless a kernel found memory for its scratch.
 void require_memory(bool found);

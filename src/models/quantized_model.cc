@@ -174,7 +174,7 @@ void QuantizedModel::set_code_products(CodeProducts products) {
         {"products with codes", "a model that is not computed in float32", "float32", "use float32, or products without codes"});
   }
   products_ = products;
-  model_.set_bf16_head_gradients(digits_of(products) > 0);
+  model_.set_rounded_head_gradients(digits_of(products) > 0);
   refresh_codes();
 }
 

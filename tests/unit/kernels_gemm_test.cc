@@ -22,8 +22,8 @@ struct GemmShape {
   std::int64_t rows, n, m;  // y [rows, n] = x [rows, m] w^T, w [n, m]
 };
 // Single elements, remainders of every tile and register, more than one block of the longest sum, whole tiles.
-constexpr GemmShape kGemmShapes[] = {{1, 1, 1},      {5, 7, 3},      {12, 32, 64},  {13, 45, 71},  {37, 33, 513},
-                                     {31, 1100, 17}, {25, 64, 1290}, {96, 130, 96}, {7, 90, 1152}, {9, 90, 1152}};
+constexpr GemmShape kGemmShapes[] = {{1, 1, 1},      {5, 7, 3},     {12, 32, 64},  {13, 45, 71},  {37, 33, 513}, {31, 1100, 17},
+                                     {25, 64, 1290}, {96, 130, 96}, {7, 90, 1152}, {9, 90, 1152}, {1101, 38, 45}};
 
 class Matrices {
  public:
@@ -138,16 +138,121 @@ TEST(Gemm, Bf16RoundsOperandsOnly) {
   for_all([](const GemmKernels& kernels, const GemmShape& s) {
     const Matrices in(s);
     std::vector<float> dw(static_cast<std::size_t>(s.n * s.m), 2.0f);
-    ASSERT_TRUE(kernels.bf16_weight_gradient(s.rows, s.n, s.m, in.dy.data(), in.x.data(), dw.data(), true));
+    ASSERT_TRUE(kernels.weight_gradient(GradientArithmetic::kBf16, s.rows, s.n, s.m, in.dy.data(), in.x.data(), dw.data(), true));
     expect_product(
         dw, s.n, s.m, s.rows, [&](auto i, auto l) { return to_bf16(at(in.dy, s.n, l, i)); },
         [&](auto l, auto j) { return to_bf16(at(in.x, s.m, l, j)); }, 2);
     std::vector<float> dx(static_cast<std::size_t>(s.rows * s.m), 2.0f);
-    ASSERT_TRUE(kernels.bf16_input_gradient(s.rows, s.n, s.m, in.dy.data(), in.w.data(), dx.data(), true));
+    ASSERT_TRUE(kernels.input_gradient(GradientArithmetic::kBf16, s.rows, s.n, s.m, in.dy.data(), in.w.data(), dx.data(), true));
     expect_product(
         dx, s.rows, s.m, s.n, [&](auto i, auto l) { return to_bf16(at(in.dy, s.n, i, l)); },
         [&](auto l, auto j) { return to_bf16(at(in.w, s.m, l, j)); }, 2);
   });
+}
+
+// One of the vectors that are multiplied, element l being value(l): integers of 12 bits with a scale for each block. Errors are carried to
+// the `carry`th element from there if that is not 0.
+struct Int12Vector {
+  template <class Value>
+  Int12Vector(std::int64_t terms, std::int64_t carry, Value&& value) : block(int12_block(terms)) {
+    for (std::int64_t first = 0; first < terms; first += block) {
+      const std::int64_t end = std::min(first + block, terms);
+      float largest = 0.0f;
+      for (std::int64_t l = first; l < end; ++l) largest = std::max(largest, std::abs(value(l)));
+      scales.push_back(largest / 2047.0f);
+      std::vector<float> errors(static_cast<std::size_t>(terms));
+      for (std::int64_t l = first; l < end; ++l) {
+        const float before = carry > 0 && l - first >= carry ? errors[static_cast<std::size_t>(l - carry)] : 0.0f;
+        const float exact = value(l) * (2047.0f / largest) + before;
+        codes.push_back(std::lrint(exact));
+        errors[static_cast<std::size_t>(l)] = exact - static_cast<float>(codes.back());
+      }
+    }
+  }
+  std::int64_t block;
+  std::vector<std::int64_t> codes;
+  std::vector<float> scales;
+};
+
+// Conversion and two scales are rounded in each block, then the sums are added up; that of one block is one number next to the exact one.
+void expect_int12_product(float found, const Int12Vector& a, const Int12Vector& b) {
+  double sum = 0, magnitude = 0;
+  for (std::size_t block = 0; block < a.scales.size(); ++block) {
+    std::int64_t exact = 0, terms = 0;
+    const auto first = static_cast<std::size_t>(a.block) * block;
+    for (std::size_t l = first; l < std::min(first + static_cast<std::size_t>(a.block), a.codes.size()); ++l) {
+      exact += a.codes[l] * b.codes[l];
+      terms += std::abs(a.codes[l] * b.codes[l]);
+    }
+    const double scale = double{a.scales[block]} * b.scales[block];
+    sum += scale * static_cast<double>(exact);
+    magnitude += scale * static_cast<double>(a.scales.size() == 1 ? std::abs(exact) : terms);
+  }
+  const double eps = std::numeric_limits<float>::epsilon() / 2;
+  ASSERT_NEAR(found, sum, static_cast<double>(a.scales.size() + 2) * eps * magnitude);
+}
+
+TEST(Gemm, Int12BlocksAreExact) {
+  static_assert(int12_block(512) == 512 && int12_block(513) == 320 && int12_block(1101) == 384 && int12_block(1) == 64);
+  for_all([](const GemmKernels& kernels, const GemmShape& s) {
+    const Matrices in(s);
+    const auto value = [](const std::vector<float>& matrix, std::int64_t place) { return matrix[static_cast<std::size_t>(place)]; };
+    const auto column = [&](const std::vector<float>& matrix, std::int64_t rows, std::int64_t columns, std::int64_t j, std::int64_t carry) {
+      return Int12Vector(rows, carry, [&](std::int64_t l) { return value(matrix, l * columns + j); });
+    };
+    std::vector<float> dw(static_cast<std::size_t>(s.n * s.m), 2.0f);
+    std::vector<float> dx(static_cast<std::size_t>(s.rows * s.m), 2.0f);
+    ASSERT_TRUE(kernels.weight_gradient(GradientArithmetic::kInt12, s.rows, s.n, s.m, in.dy.data(), in.x.data(), dw.data(), false));
+    ASSERT_TRUE(kernels.input_gradient(GradientArithmetic::kInt12, s.rows, s.n, s.m, in.dy.data(), in.w.data(), dx.data(), false));
+    for (std::int64_t j = 0; j < s.m; ++j) {
+      const Int12Vector x = column(in.x, s.rows, s.m, j, 0);
+      for (std::int64_t i = 0; i < s.n; ++i) expect_int12_product(value(dw, i * s.m + j), column(in.dy, s.rows, s.n, i, 1), x);
+      const Int12Vector w = column(in.w, s.n, s.m, j, 0);
+      for (std::int64_t i = 0; i < s.rows; ++i) {
+        expect_int12_product(value(dx, i * s.m + j), {s.n, 16, [&](std::int64_t l) { return value(in.dy, i * s.n + l); }}, w);
+      }
+    }
+    const std::vector<float> once = dw;
+    ASSERT_TRUE(kernels.weight_gradient(GradientArithmetic::kInt12, s.rows, s.n, s.m, in.dy.data(), in.x.data(), dw.data(), true));
+    if (s.rows > kGemmDepth) return;  // more blocks are added one by one
+    for (std::size_t i = 0; i < dw.size(); ++i) ASSERT_EQ(dw[i], 2 * once[i]);
+  });
+}
+
+// Sums of kGemmDepth products of the largest integers, which just fit, and columns that have no scale.
+TEST(Gemm, Int12AtItsEnds) {
+  for (const Isa isa : testing::supported_isas()) {
+    const GemmKernels& kernels = gemm_kernels(isa);
+    constexpr std::int64_t kColumns = 40;
+    constexpr auto kSize = static_cast<std::size_t>(kGemmDepth * kColumns);
+    std::vector<float> x(kSize, 3.0f), dy(kSize, -0.5f), dw(static_cast<std::size_t>(kColumns * kColumns));
+    for (std::size_t row = 0; row < static_cast<std::size_t>(kGemmDepth); ++row) {
+      x[row * kColumns + 1] = 0.0f;
+      x[row * kColumns + 2] = 1e-34f;
+    }
+    x[7 * kColumns + 3] = std::numeric_limits<float>::quiet_NaN();
+    dy[9 * kColumns + 33] = std::numeric_limits<float>::infinity();
+    ASSERT_TRUE(kernels.weight_gradient(GradientArithmetic::kInt12, kGemmDepth, kColumns, kColumns, dy.data(), x.data(), dw.data(), false));
+    for (std::int64_t i = 0; i < kColumns; ++i) {
+      for (std::int64_t j = 0; j < kColumns; ++j) {
+        const float found = dw[static_cast<std::size_t>(i * kColumns + j)];
+        if (i == 33 || j == 3) {
+          EXPECT_TRUE(std::isnan(found)) << isa_name(isa) << ": " << i << ", " << j;
+        } else if (j == 1 || j == 2) {
+          EXPECT_EQ(found, 0.0f) << isa_name(isa);
+        } else {
+          EXPECT_NEAR(found, -1.5 * kGemmDepth, 1.5 * kGemmDepth * 4 * std::numeric_limits<float>::epsilon()) << isa_name(isa);
+        }
+      }
+    }
+    // dx = dy w: the row of dy with an infinite value, and the columns of w as above.
+    std::vector<float> dx(static_cast<std::size_t>(kColumns * kColumns));
+    std::vector<float> transposed(kSize);
+    for (std::size_t i = 0; i < kSize; ++i) transposed[i % kColumns * kGemmDepth + i / kColumns] = dy[i];
+    ASSERT_TRUE(
+        kernels.input_gradient(GradientArithmetic::kInt12, kColumns, kGemmDepth, kColumns, transposed.data(), x.data(), dx.data(), false));
+    for (std::size_t i = 0; i < dx.size(); ++i) EXPECT_TRUE(dx[i] == dw[i] || (std::isnan(dx[i]) && std::isnan(dw[i]))) << i;
+  }
 }
 
 TEST(Gemm, RowsAreRoundedToSixteenBits) {
@@ -362,24 +467,44 @@ TEST(Gemm, WeightGradientOfRoundedRows) {
     const Matrices in(s);
     const Rounded x = round_rows(kernels, in.x, s.rows, nullptr);
     const Bytes bytes = round_to_bytes(kernels, in.x, s.rows, nullptr);
-    for (const bool in_bf16 : {false, true}) {
-      const auto rounded = [in_bf16](double v) { return in_bf16 ? to_bf16(v) : v; };
-      const auto expect = [&](const std::vector<float>& dw, auto&& value) {
-        expect_product(
-            dw, s.n, s.m, s.rows, [&](auto i, auto l) { return rounded(at(in.dy, s.n, l, i)); },
-            [&](auto l, auto j) { return rounded(value(l, j)); }, 2);
+    const auto value = [&](std::int64_t row, std::int64_t column) {
+      return static_cast<float>(x.codes[static_cast<std::size_t>(row * x.ld + column)]) * x.scale[static_cast<std::size_t>(row)];
+    };
+    const auto byte_value = [&](std::int64_t row, std::int64_t column) {
+      return static_cast<float>(bytes.code(row, column)) * bytes.scale[static_cast<std::size_t>(row)];
+    };
+    const auto matrix = [&](auto&& element) {
+      std::vector<float> values;
+      for (std::int64_t i = 0; i < s.rows * s.m; ++i) values.push_back(element(i / s.m, i % s.m));
+      return values;
+    };
+    for (const GradientArithmetic arithmetic : {GradientArithmetic::kFp32, GradientArithmetic::kBf16, GradientArithmetic::kInt12}) {
+      const auto expected = [&](const std::vector<float>& values) {
+        std::vector<float> dw(static_cast<std::size_t>(s.n * s.m), 2.0f);
+        EXPECT_TRUE(kernels.weight_gradient(arithmetic, s.rows, s.n, s.m, in.dy.data(), values.data(), dw.data(), true));
+        return dw;
       };
       std::vector<float> dw(static_cast<std::size_t>(s.n * s.m), 2.0f);
-      ASSERT_TRUE(kernels.integer_weight_gradient(s.rows, s.n, s.m, in.dy.data(), x.view(), dw.data(), true, in_bf16));
-      expect(dw, [&](std::int64_t row, std::int64_t column) {
-        return static_cast<float>(x.codes[static_cast<std::size_t>(row * x.ld + column)]) * x.scale[static_cast<std::size_t>(row)];
-      });
+      ASSERT_TRUE(kernels.integer_weight_gradient(arithmetic, s.rows, s.n, s.m, in.dy.data(), x.view(), dw.data(), true));
+      ASSERT_EQ(dw, expected(matrix(value)));
       dw.assign(dw.size(), 2.0f);
-      ASSERT_TRUE(kernels.byte_weight_gradient(s.rows, s.n, s.m, in.dy.data(), bytes.view(), dw.data(), true, in_bf16));
-      expect(dw, [&](std::int64_t row, std::int64_t column) {
-        return static_cast<float>(bytes.code(row, column)) * bytes.scale[static_cast<std::size_t>(row)];
-      });
+      ASSERT_TRUE(kernels.byte_weight_gradient(arithmetic, s.rows, s.n, s.m, in.dy.data(), bytes.view(), dw.data(), true));
+      ASSERT_EQ(dw, expected(matrix(byte_value)));
     }
+  });
+}
+
+TEST(Gemm, GradientsInFp32AreThoseProducts) {
+  for_all([](const GemmKernels& kernels, const GemmShape& s) {
+    const Matrices in(s);
+    std::vector<float> dw(static_cast<std::size_t>(s.n * s.m)), dx(static_cast<std::size_t>(s.rows * s.m));
+    std::vector<float> expected_dw = dw, expected_dx = dx;
+    ASSERT_TRUE(kernels.fp32(s.n, s.m, s.rows, {in.dy.data(), s.n, true}, {in.x.data(), s.m, false}, expected_dw.data(), s.m, false));
+    ASSERT_TRUE(kernels.fp32(s.rows, s.m, s.n, {in.dy.data(), s.n, false}, {in.w.data(), s.m, false}, expected_dx.data(), s.m, false));
+    ASSERT_TRUE(kernels.weight_gradient(GradientArithmetic::kFp32, s.rows, s.n, s.m, in.dy.data(), in.x.data(), dw.data(), false));
+    ASSERT_TRUE(kernels.input_gradient(GradientArithmetic::kFp32, s.rows, s.n, s.m, in.dy.data(), in.w.data(), dx.data(), false));
+    ASSERT_EQ(dw, expected_dw);
+    ASSERT_EQ(dx, expected_dx);
   });
 }
 
@@ -388,8 +513,7 @@ TEST(Gemm, SameBitsOnEveryInstructionSetAndThreadCount) {
   const GemmShape s{130, 210, 1290};
   const Matrices in(s);
   const int threads = omp_get_max_threads();
-  std::vector<float> first;
-  std::vector<float> first_bytes;
+  std::vector<float> first, first_bytes, first_dw, first_dx;
   for (const Isa isa : testing::supported_isas()) {
     const GemmKernels& kernels = gemm_kernels(isa);
     std::vector<float> first_fp32;
@@ -404,6 +528,13 @@ TEST(Gemm, SameBitsOnEveryInstructionSetAndThreadCount) {
       EXPECT_TRUE(kernels.byte_forward(s.rows, bytes.view(), {in.codes.data(), s.n, s.m}, in.step.data(), y.data(), s.n, false));
       if (first_bytes.empty()) first_bytes = y;
       EXPECT_EQ(y, first_bytes) << isa_name(isa) << ", " << count << " threads";
+      std::vector<float> dw(static_cast<std::size_t>(s.n * s.m)), dx(static_cast<std::size_t>(s.rows * s.m));
+      EXPECT_TRUE(kernels.weight_gradient(GradientArithmetic::kInt12, s.rows, s.n, s.m, in.dy.data(), in.x.data(), dw.data(), false));
+      if (first_dw.empty()) first_dw = dw;
+      EXPECT_EQ(dw, first_dw) << isa_name(isa) << ", " << count << " threads";
+      EXPECT_TRUE(kernels.input_gradient(GradientArithmetic::kInt12, s.rows, s.n, s.m, in.dy.data(), in.w.data(), dx.data(), false));
+      if (first_dx.empty()) first_dx = dx;
+      EXPECT_EQ(dx, first_dx) << isa_name(isa) << ", " << count << " threads";
       EXPECT_TRUE(kernels.fp32(s.rows, s.n, s.m, {in.x.data(), s.m, false}, {in.w.data(), s.m, true}, y.data(), s.n, false));
       if (first_fp32.empty()) first_fp32 = y;
       EXPECT_EQ(y, first_fp32) << isa_name(isa) << ", " << count << " threads";

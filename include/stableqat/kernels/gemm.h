@@ -8,10 +8,11 @@
 //            up to kGemmDepth terms are exact integers, so that the result has the same bits on every instruction set. A 16-bit integer is
 //            what two int8 digits can hold; one instruction takes both;
 //   byte     the same with rows rounded to 8-bit integers (quantize_rows_to_bytes): one digit.
+// Where neither operand is a quantized weight, both may be rounded to integers of 12 bits (GradientArithmetic).
 // fp32 products take a quantized weight by its codes, too: dequantized as it is packed, it need not be kept in fp32.
 // All arrays are dense but for the leading dimension (ld.., in elements) of row-major matrices. The sums' order depends on shapes only, not
 // on the number of threads. Work is shared among OpenMP threads. Thread-safe. A function returns false, with C untouched or half-written,
-// when there is no memory for its scratch (some 350 KB a thread; the bf16 ones half the size of dy more; with AMX the integer ones as
+// when there is no memory for its scratch (some 350 KB a thread; rounded gradients half the size of dy more; with AMX the integer ones as
 // much as the rows of integers).
 #pragma once
 
@@ -71,11 +72,26 @@ struct ByteRows {
 };
 constexpr std::int64_t byte_row_stride(std::int64_t k) noexcept { return (k + 63) / 64 * 64 + 64; }
 
+// What two real matrices, neither of which is a quantized weight, are rounded to before they are multiplied.
+enum class GradientArithmetic {
+  kFp32,   // not at all
+  kBf16,   // bf16
+  kInt12,  // integers from -2047 to 2047 along what is summed over, in blocks of int12_block() terms: each row of A and each column of B
+           // has a scale for each block, max / 2047, as quantize_rows() makes it. Of dy, a value is rounded together with the error of the
+           // row before it (weight gradient) or of the column 16 before it (input gradient), so that sums stay. Blocks are exact
+           // integers, the same on every instruction set
+};
+// Terms in a block, of k in all: as few blocks as kGemmDepth allows, as equal as multiples of 64 terms can be.
+constexpr std::int64_t int12_block(std::int64_t k) noexcept {
+  const std::int64_t blocks = k > kGemmDepth ? (k + kGemmDepth - 1) / kGemmDepth : 1;
+  return (k + 64 * blocks - 1) / (64 * blocks) * 64;
+}
+
 struct GemmKernels {
-  // Whether these products are instructions that do twice the work of an fp32 one. Elsewhere they are composed of others, at fp32's speed
-  // or less.
+  // Whether products of integers are instructions that do twice the work of an fp32 one. Elsewhere they are composed of others, at fp32's
+  // speed or less.
   bool has_fast_integer;
-  bool has_fast_bf16;
+  GradientArithmetic fast_gradients;  // the fastest
 
   // c [m, n] (+)= a b in fp32. a [m, k], b [k, n].
   bool (*fp32)(std::int64_t m, std::int64_t n, std::int64_t k, GemmOperand a, GemmOperand b, float* c, std::int64_t ldc, bool accumulate);
@@ -87,11 +103,13 @@ struct GemmKernels {
   // dx [m, M] (+)= dy w_q. w_q [N, M], dy [m, N]; all without gaps. Equal to fp32() with w_q, bit for bit.
   bool (*codes_input_gradient)(std::int64_t m, const float* dy, ScaledCodes w, float* dx, bool accumulate);
 
-  // dw [N, M] (+)= dy^T x with both rounded to bf16. dy [m, N], x [m, M], all without gaps.
-  bool (*bf16_weight_gradient)(std::int64_t m, std::int64_t N, std::int64_t M, const float* dy, const float* x, float* dw, bool accumulate);
+  // dw [N, M] (+)= dy^T x. dy [m, N], x [m, M], all without gaps.
+  bool (*weight_gradient)(GradientArithmetic arithmetic, std::int64_t m, std::int64_t N, std::int64_t M, const float* dy, const float* x,
+                          float* dw, bool accumulate);
 
-  // dx [m, M] (+)= dy w with both rounded to bf16. w [N, M], dy [m, N], all without gaps.
-  bool (*bf16_input_gradient)(std::int64_t m, std::int64_t N, std::int64_t M, const float* dy, const float* w, float* dx, bool accumulate);
+  // dx [m, M] (+)= dy w. w [N, M], dy [m, N], all without gaps.
+  bool (*input_gradient)(GradientArithmetic arithmetic, std::int64_t m, std::int64_t N, std::int64_t M, const float* dy, const float* w,
+                         float* dx, bool accumulate);
 
   // x [m, k] with ld columns a row, each multiplied by column_scale [k] unless that is null -> rows: codes [m, quantized_row_stride(k)]
   // (padding zeroed) and scale [m] = max |x| / 32767. Rounded to nearest, ties to even. A row whose largest value is below kSmallestRow is
@@ -106,9 +124,9 @@ struct GemmKernels {
   // dx [m, M] (+)= dy q. q [N, M], dy [m, N] (with q's scales multiplied into it before it was rounded).
   bool (*integer_input_gradient)(std::int64_t m, QuantizedRows dy, GemmCodes q, float* dx, std::int64_t ldx, bool accumulate);
 
-  // dw [N, M] (+)= dy^T x in fp32 or bf16, with x [m, M] as the forward product rounded it. dy [m, N] without gaps.
-  bool (*integer_weight_gradient)(std::int64_t m, std::int64_t N, std::int64_t M, const float* dy, QuantizedRows x, float* dw,
-                                  bool accumulate, bool in_bf16);
+  // weight_gradient() of x [m, M] as the forward product rounded it. dy [m, N] without gaps.
+  bool (*integer_weight_gradient)(GradientArithmetic arithmetic, std::int64_t m, std::int64_t N, std::int64_t M, const float* dy,
+                                  QuantizedRows x, float* dw, bool accumulate);
 
   // The four for bytes: scale = max |x| / 127, codes [m, byte_row_stride(k)] with 128 in the padding. Without VNNI, codes of
   // the weight beyond 16 take a slower way.
@@ -116,8 +134,8 @@ struct GemmKernels {
                                  std::uint8_t* codes, float* scale);
   bool (*byte_forward)(std::int64_t m, ByteRows x, GemmCodes q, const float* column_scale, float* y, std::int64_t ldy, bool accumulate);
   bool (*byte_input_gradient)(std::int64_t m, ByteRows dy, GemmCodes q, float* dx, std::int64_t ldx, bool accumulate);
-  bool (*byte_weight_gradient)(std::int64_t m, std::int64_t N, std::int64_t M, const float* dy, ByteRows x, float* dw, bool accumulate,
-                               bool in_bf16);
+  bool (*byte_weight_gradient)(GradientArithmetic arithmetic, std::int64_t m, std::int64_t N, std::int64_t M, const float* dy, ByteRows x,
+                               float* dw, bool accumulate);
 };
 
 const GemmKernels& gemm_kernels(Isa isa = active_isa());

@@ -98,8 +98,8 @@ class CausalLm {
   void set_head_input_rounding(ActivationRounding rounding) noexcept { head_.input_rounding = rounding; }
 
   // Whether the gradients of a float32 head and of its input are taken in bf16 where that is an instruction. Off at first.
-  void set_bf16_head_gradients(bool on) noexcept { bf16_head_gradients_ = on; }
-  bool bf16_head_gradients() const noexcept { return bf16_head_gradients_; }
+  void set_rounded_head_gradients(bool on) noexcept { rounded_head_gradients_ = on; }
+  bool rounded_head_gradients() const noexcept { return rounded_head_gradients_; }
 
   // Whether backward makes the inputs of layers again, from what norms and gates keep, instead of keeping them too. Off at first.
   void set_recompute_inputs(bool on) noexcept { recompute_inputs_ = on; }
@@ -132,7 +132,7 @@ class CausalLm {
   std::vector<DecoderLayer> layers_;
   at::Tensor norm_;
   Linear head_;  // undefined weight when tied; packed and input_rounding may be there
-  bool bf16_head_gradients_ = false;
+  bool rounded_head_gradients_ = false;
   bool recompute_inputs_ = false;
 };
 

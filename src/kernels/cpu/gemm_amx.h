@@ -40,7 +40,7 @@ inline void split_digits(std::int64_t k, const std::int16_t* row, std::int64_t h
 
 // Whether products of this type are done by tiles.
 template <class Type>
-inline constexpr bool kInTiles = kHasTiles&& Type::kPerUnit > 1;
+inline constexpr bool kInTiles = kHasTiles&& Type::kPerUnit > 1 && !std::is_base_of_v<Int16, Type>;
 
 constexpr std::int64_t whole_tiles(std::int64_t units) { return (units + kTileDepth - 1) / kTileDepth * kTileDepth; }
 

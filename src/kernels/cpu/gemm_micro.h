@@ -77,6 +77,9 @@ struct Int16 {
   static Floats to_float(Sum sum) { return __builtin_convertvector(sum, Floats); }
 };
 
+// 16-bit integers of at most 12 bits, in A and in B (gemm_round.h).
+struct Int12 : Int16 {};
+
 // Where units of A are: unit (row i, k) at data[i * row_stride + k * unit_stride]; one of the strides is 1.
 struct UnitsA {
   const std::int32_t* data;
@@ -124,6 +127,12 @@ inline void store_vector(const OutputC& c, int row, int first_column, Floats val
 // kRows x columns of C from `units` units of A's rows and a packed panel of B, [units, kTileColumns].
 template <class Type, int kRows, bool kRowMajorA>
 void multiply_tile(std::int64_t units, const UnitsA& a, const std::int32_t* b, const OutputC& c, int columns) {
+  // C is rarely in a near cache: fetched here, its lines arrive while the sums are made.
+#pragma GCC unroll 12
+  for (int i = 0; i < kRows; ++i) {
+#pragma GCC unroll 2
+    for (int v = 0; v < kTileVectors; ++v) __builtin_prefetch(c.data + i * c.ld + v * kWidth, 1);
+  }
   typename Type::Sum sums[kRows][kTileVectors] = {};
   if constexpr (kIsBytes<Type>) {  // start values are behind the panel (gemm_bytes.h)
 #pragma GCC unroll 12

@@ -56,7 +56,9 @@ void pack_panel_transposed(const Source& source, std::int64_t first_unit, std::i
 
 template <class Source>
 void pack_panel(const Source& source, std::int64_t first_unit, std::int64_t units, std::int64_t column, int columns, std::int32_t* panel) {
-  if constexpr (Source::kTransposed) {
+  if constexpr (requires { source.pack(first_unit, units, column, columns, panel); }) {
+    source.pack(first_unit, units, column, columns, panel);
+  } else if constexpr (Source::kTransposed) {
     pack_panel_transposed(source, first_unit, units, column, columns, panel);
   } else if constexpr (requires { source.panel(column); }) {
     pack_panel_rows(source.panel(column), first_unit, units, column, columns, panel);
@@ -72,7 +74,8 @@ struct Fp32Rows {
   const float* data;
   std::int64_t ld;
 
-  std::int32_t unit(std::int64_t u, std::int64_t j) const { return bits_of(data[u * ld + j]); }
+  float value(std::int64_t row, std::int64_t j) const { return data[row * ld + j]; }
+  std::int32_t unit(std::int64_t u, std::int64_t j) const { return bits_of(value(u, j)); }
 };
 
 struct Fp32Transposed {
@@ -138,18 +141,6 @@ struct RowsAsBf16 {
 
   std::int32_t unit(std::int64_t u, std::int64_t j) const {
     return bf16_pair(rows.value(2 * u, j), 2 * u + 1 < k ? rows.value(2 * u + 1, j) : 0.0f);
-  }
-};
-
-struct Bf16Rows {
-  static constexpr bool kTransposed = false;
-  const float* data;
-  std::int64_t ld;
-  std::int64_t k;
-
-  std::int32_t unit(std::int64_t u, std::int64_t j) const {
-    const float* row = data + 2 * u * ld + j;
-    return bf16_pair(row[0], 2 * u + 1 < k ? row[ld] : 0.0f);
   }
 };
 

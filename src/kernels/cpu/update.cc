@@ -11,6 +11,8 @@ namespace {
 // Elements that a thread takes at a time. Rows are cut into pieces of at most so many; short rows are taken several at a time.
 constexpr std::int64_t kTile = 1024;
 
+constexpr std::int64_t kPrefetchRun = kRun * kLanes;
+
 std::int64_t smaller(std::int64_t a, std::int64_t b) { return a < b ? a : b; }
 
 // Writes the codes of a tile, whose elements lie one after another. They arrive as 32-bit integers: loops over values stay free of bytes,
@@ -76,11 +78,38 @@ QuantizeCounts for_each_piece(std::int64_t rows, std::int64_t columns, std::int8
   return {changed, clipped};
 }
 
+// Division by one number of many.
+template <class T>
+class Divisor {
+ public:
+  explicit Divisor(T value) : value_(value), inverse_(T(1) / value) {}
+
+  T value() const { return value_; }
+
+  // x / value, rounded once. Where fused multiply-adds are cheaper than a division, the quotient by the inverse is within one unit in the
+  // last place and its remainder exact, which one more step turns into the nearest number (Markstein, IBM J. Res. Dev. 34, 1990); for |x| <
+  // 2^-102 the last bit may differ.
+  T operator()(T x) const {
+#if defined(__AVX512F__)
+    if constexpr (sizeof(T) == 4) {
+      const T quotient = x * inverse_;
+      const T nearest = __builtin_fmaf(__builtin_fmaf(-quotient, value_, x), inverse_, quotient);
+      return nearest == nearest ? nearest : quotient;  // infinite, or NaN
+    }
+#endif
+    return x / value_;
+  }
+
+ private:
+  T value_;
+  T inverse_;
+};
+
 template <class T>
 struct RowScale {
   template <Rounding kRounding>
   RowScale(const QuantElement<T, kRounding>& element, T scale) : divisor(element.effective_scale(scale)), step(element.step(scale)) {}
-  T divisor;
+  Divisor<T> divisor;
   T step;
 };
 
@@ -91,7 +120,7 @@ std::int32_t quantize_piece(QuantElement<T, kRounding> element, RowScale<T> scal
   std::int32_t clipped = 0;
 #pragma omp simd reduction(+ : clipped)
   for (std::int64_t j = 0; j < count; ++j) {
-    const T x = weight[j] / scale.divisor;
+    const T x = scale.divisor(weight[j]);
     const T code = element.code(x);
     codes[j] = static_cast<std::int16_t>(code);
     clipped += element.inside(x) ? 0 : 1;
@@ -123,14 +152,14 @@ struct RowSums {
 
 template <class Surrogate, class T>
 RowSums sums_of_row(Surrogate surrogate, std::int64_t columns, const T* weight, const T* gradient, T scale) {
-  const T divisor = surrogate.element().effective_scale(scale);
+  const Divisor<T> divisor(surrogate.element().effective_scale(scale));
   RunSum<T> squares;
   RunSum<T> scales;
   RunSum<T> alphas;
   for_each_run(
       columns,
       [&](std::int64_t j, int lane) {
-        const ElementGradients<T> mapped = surrogate.gradients(weight[j] / divisor, gradient[j]);
+        const ElementGradients<T> mapped = surrogate.gradients(divisor(weight[j]), gradient[j]);
         squares.add(lane, mapped.weight * mapped.weight);
         scales.add(lane, mapped.scale);
         if constexpr (Surrogate::kHasAlpha) alphas.add(lane, mapped.alpha);
@@ -139,8 +168,9 @@ RowSums sums_of_row(Surrogate surrogate, std::int64_t columns, const T* weight, 
         squares.end_run();
         scales.end_run();
         if constexpr (Surrogate::kHasAlpha) alphas.end_run();
-      });
-  return {squares.total(), scales.total(), Surrogate::kHasAlpha ? static_cast<double>(divisor) * alphas.total() : 0.0};
+      },
+      weight, gradient);
+  return {squares.total(), scales.total(), Surrogate::kHasAlpha ? static_cast<double>(divisor.value()) * alphas.total() : 0.0};
 }
 
 template <class T>
@@ -163,24 +193,34 @@ void surrogate_sums(const QuantRule& rule, const QuantizedArrays<T>& arrays, dou
 template <class T, class Moment>
 void move_piece(AdamWElement<T> adamw, std::uint32_t first_element, std::int64_t count, T* __restrict value, T* __restrict gradient,
                 Moment* __restrict first, Moment* __restrict second) {
+  for (std::int64_t begin = 0; begin < count; begin += kPrefetchRun) {
+    prefetch_run(first + begin);
+    prefetch_run(second + begin);
+    const std::int64_t end = smaller(begin + kPrefetchRun, count);
 #pragma omp simd
-  for (std::int64_t j = 0; j < count; ++j) {
-    if constexpr (sizeof(Moment) == 2) {
-      value[j] = adamw.step(value[j], gradient[j], first[j], second[j], first_element + static_cast<std::uint32_t>(j));
-    } else {
-      value[j] = adamw.step(value[j], gradient[j], first[j], second[j]);
+    for (std::int64_t j = begin; j < end; ++j) {
+      if constexpr (sizeof(Moment) == 2) {
+        value[j] = adamw.step(value[j], gradient[j], first[j], second[j], first_element + static_cast<std::uint32_t>(j));
+      } else {
+        value[j] = adamw.step(value[j], gradient[j], first[j], second[j]);
+      }
+      gradient[j] = T(0);
     }
-    gradient[j] = T(0);
   }
 }
 
 // Maps the gradients of `count` weights in place, then moves the weights and clears the gradients: two loops of short chains of dependent
 // operations, which overlap better than a long one.
 template <class Surrogate, class T, class Moment>
-void step_piece(Surrogate surrogate, AdamWElement<T> adamw, T divisor, std::uint32_t first_element, std::int64_t count,
+void step_piece(Surrogate surrogate, AdamWElement<T> adamw, Divisor<T> divisor, std::uint32_t first_element, std::int64_t count,
                 T* __restrict weight, T* __restrict gradient, Moment* __restrict first, Moment* __restrict second) {
+  for (std::int64_t begin = 0; begin < count; begin += kPrefetchRun) {
+    prefetch_run(weight + begin);
+    prefetch_run(gradient + begin);
+    const std::int64_t end = smaller(begin + kPrefetchRun, count);
 #pragma omp simd
-  for (std::int64_t j = 0; j < count; ++j) gradient[j] = surrogate.gradients(weight[j] / divisor, gradient[j]).weight;
+    for (std::int64_t j = begin; j < end; ++j) gradient[j] = surrogate.gradients(divisor(weight[j]), gradient[j]).weight;
+  }
   move_piece(adamw, first_element, count, weight, gradient, first, second);
 }
 
@@ -191,7 +231,7 @@ QuantizeCounts update_quantized(const QuantRule& rule, const AdamWRule& adamw, c
   return with_surrogate(rule, arrays.alpha, [&](auto surrogate) {
     const auto element = surrogate.element();
     const auto piece = [&](std::int64_t row, std::int64_t begin, std::int64_t count, CodeWriter& writer) {
-      step_piece(surrogate, adamw_element, element.effective_scale(arrays.scale[row]), static_cast<std::uint32_t>(begin), count,
+      step_piece(surrogate, adamw_element, Divisor<T>(element.effective_scale(arrays.scale[row])), static_cast<std::uint32_t>(begin), count,
                  arrays.weight + begin, arrays.gradient + begin, outputs.first + begin, outputs.second + begin);
       const RowScale<T> scale(element, outputs.scale[row]);
       if (outputs.dequantized == nullptr) {
@@ -210,7 +250,8 @@ void squares(std::int64_t count, const T* values, double* sums) {
   for (std::int64_t block = 0; block < blocks; ++block) {
     const T* begin = values + block * kSquaresBlock;
     const std::int64_t size = smaller(count - block * kSquaresBlock, kSquaresBlock);
-    sums[block] = run_sum<T>(size, [&](std::int64_t j) { return begin[j] * begin[j]; });
+    sums[block] = run_sum<T>(
+        size, [&](std::int64_t j) { return begin[j] * begin[j]; }, begin);
   }
 }
 
