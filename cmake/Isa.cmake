@@ -5,8 +5,7 @@ set(STABLEQAT_ISA_FLAGS_plain "")
 set(STABLEQAT_ISA_FLAGS_avx2 -mavx2 -mfma)
 set(STABLEQAT_ISA_FLAGS_avx512 ${STABLEQAT_ISA_FLAGS_avx2} -mavx512f -mavx512bw -mavx512dq -mavx512vl -mprefer-vector-width=512)
 set(STABLEQAT_ISA_FLAGS_avx512_vnni ${STABLEQAT_ISA_FLAGS_avx512} -mavx512vnni)
-set(STABLEQAT_ISA_FLAGS_avx512_bf16 ${STABLEQAT_ISA_FLAGS_avx512_vnni} -mavx512bf16)
-set(STABLEQAT_ISA_FLAGS_amx ${STABLEQAT_ISA_FLAGS_avx512_bf16} -mamx-tile -mamx-int8 -mamx-bf16)
+set(STABLEQAT_ISA_FLAGS_amx ${STABLEQAT_ISA_FLAGS_avx512_vnni} -mamx-tile -mamx-int8 -mamx-bf16)
 
 # -fno-exceptions: kernels throw nothing, and tables of the unwinder would be symbols that the instruction sets share.
 function(stableqat_isa_kernels target)

@@ -32,9 +32,8 @@ stableqat_imitate(attention avx512 1 fast)
 foreach(family gemm packed)
   stableqat_imitate(${family} avx512 1 off)
   stableqat_imitate(${family} avx512_vnni 2 off)
-  stableqat_imitate(${family} avx512_bf16 3 off)
 endforeach()
-stableqat_imitate(gemm amx 4 off)
+stableqat_imitate(gemm amx 3 off)
 
 # Objects come before libraries: their tables, and best_isa(), are found first.
 stableqat_test(

@@ -18,7 +18,7 @@ if(STABLEQAT_HAS_CUDA)
   add_dependencies(kernels_cuda_test stableqat_cuda)
 endif()
 
-foreach(isa plain avx2 avx512 avx512_vnni avx512_bf16 amx)
+foreach(isa plain avx2 avx512 avx512_vnni amx)
   get_property(libraries GLOBAL PROPERTY STABLEQAT_ISA_OBJECTS_${isa})
   if(libraries AND NOT STABLEQAT_SANITIZE)
     list(TRANSFORM libraries REPLACE "(.+)" "$<TARGET_OBJECTS:\\1>")

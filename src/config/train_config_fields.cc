@@ -229,7 +229,8 @@ void add_train(TrainConfig::Train& train, std::vector<Field>& rows) {
            .help =
                "Products with quantized weights: `float` = in train.precision; `int8x2` = of the weights' integer codes with "
                "activations and gradients of two int8 digits, per-row scales and float32 precision only, and gradients of weights and "
-               "of the head in bfloat16 where that is an instruction; `int8x1` = the same with one digit; `fp8` = on a GPU, of the codes "
+               "of the head rounded to 12 bits where the CPU has VNNI (bfloat16 on AMX); `int8x1` = the same with one digit; `fp8` = on a "
+               "GPU, of the codes "
                "with activations and gradients in float8 e4m3, per-row scales, at most 4 bits and bfloat16 precision only, and gradients "
                "of weights in bfloat16 (it has not run on a GPU yet); `auto` = int8x2 for 4 bits with a scale a row where the CPU has "
                "VNNI and train.precision comes to float32, else float."},

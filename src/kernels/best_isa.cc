@@ -43,8 +43,7 @@ Isa best_isa() noexcept {
     return Isa::kAvx2;
   }
   if (!__builtin_cpu_supports("avx512vnni")) return Isa::kAvx512;
-  if (!__builtin_cpu_supports("avx512bf16")) return Isa::kAvx512Vnni;
-  return may_use_tiles() ? Isa::kAmx : Isa::kAvx512Bf16;
+  return may_use_tiles() ? Isa::kAmx : Isa::kAvx512Vnni;
 #else
   return Isa::kPlain;
 #endif

@@ -34,8 +34,6 @@ std::string_view isa_name(Isa isa) noexcept {
       return "avx512";
     case Isa::kAvx512Vnni:
       return "avx512_vnni";
-    case Isa::kAvx512Bf16:
-      return "avx512_bf16";
     case Isa::kAmx:
       return "amx";
   }

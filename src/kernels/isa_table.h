@@ -21,16 +21,14 @@
   STABLEQAT_DECLARE_ISA_TABLE(plain, Table, name) \
   STABLEQAT_DECLARE_ISA_TABLE(avx2, Table, name)  \
   STABLEQAT_DECLARE_ISA_TABLE(avx512, Table, name)
-#define STABLEQAT_DECLARE_DOT_ISA_TABLES(Table, name)   \
-  STABLEQAT_DECLARE_ISA_TABLES(Table, name)             \
-  STABLEQAT_DECLARE_ISA_TABLE(avx512_vnni, Table, name) \
-  STABLEQAT_DECLARE_ISA_TABLE(avx512_bf16, Table, name)
+#define STABLEQAT_DECLARE_DOT_ISA_TABLES(Table, name) \
+  STABLEQAT_DECLARE_ISA_TABLES(Table, name)           \
+  STABLEQAT_DECLARE_ISA_TABLE(avx512_vnni, Table, name)
 #define STABLEQAT_DECLARE_ALL_ISA_TABLES(Table, name) \
   STABLEQAT_DECLARE_DOT_ISA_TABLES(Table, name)       \
   STABLEQAT_DECLARE_ISA_TABLE(amx, Table, name)
 #define STABLEQAT_ISA_TABLE(name, isa) ((isa) >= Isa::kAvx512 ? avx512::name : (isa) >= Isa::kAvx2 ? avx2::name : plain::name)
-#define STABLEQAT_DOT_ISA_TABLE(name, isa) \
-  ((isa) >= Isa::kAvx512Bf16 ? avx512_bf16::name : (isa) == Isa::kAvx512Vnni ? avx512_vnni::name : STABLEQAT_ISA_TABLE(name, isa))
+#define STABLEQAT_DOT_ISA_TABLE(name, isa) ((isa) >= Isa::kAvx512Vnni ? avx512_vnni::name : STABLEQAT_ISA_TABLE(name, isa))
 #define STABLEQAT_ALL_ISA_TABLE(name, isa) ((isa) == Isa::kAmx ? amx::name : STABLEQAT_DOT_ISA_TABLE(name, isa))
 #else
 #define STABLEQAT_DECLARE_ISA_TABLES(Table, name) STABLEQAT_DECLARE_ISA_TABLE(plain, Table, name)

@@ -1,6 +1,6 @@
 // Included before everything else of a kernel's source: AVX-512 for machines and compilers' targets without it. Registers are the
 // compiler's vector types, which it splits; the intrinsics that the kernels name are written out. STABLEQAT_IMITATED: 1 AVX-512, 2 and
-// VNNI, 3 and BF16, 4 and AMX.
+// VNNI, 3 and AMX.
 #pragma once
 
 #include <immintrin.h>  // before the macros, which it reads
@@ -29,7 +29,6 @@ using UnsignedBytes64 = Lanes<std::uint8_t, 64>;
 using Shorts32 = Lanes<std::int16_t, 32>;
 using Ints16 = Lanes<std::int32_t, 16>;
 using Floats16 = Lanes<float, 16>;
-using Bf16s32 = Lanes<std::uint16_t, 32>;
 
 inline __m512 fmadd_ps(__m512 a, __m512 b, __m512 c) {
   const auto x = lanes_of<Floats16>(a), y = lanes_of<Floats16>(b), z = lanes_of<Floats16>(c);
@@ -75,18 +74,6 @@ inline __m512i dpbusd_epi32(__m512i sum, __m512i a, __m512i b) {
     result.lane[i] = start.lane[i] + products;
   }
   return lanes_of<__m512i>(result);
-}
-
-template <class Bf16Vector>
-inline __m512 dpbf16_ps(__m512 sum, Bf16Vector a, Bf16Vector b) {
-  const auto widened = [](std::uint16_t value) { return std::bit_cast<float>(static_cast<std::uint32_t>(value) << 16); };
-  const auto x = lanes_of<Bf16s32>(a), y = lanes_of<Bf16s32>(b);
-  auto result = lanes_of<Floats16>(sum);
-  for (int i = 0; i < 16; ++i) {
-    result.lane[i] = __builtin_fmaf(widened(x.lane[2 * i + 1]), widened(y.lane[2 * i + 1]), result.lane[i]);
-    result.lane[i] = __builtin_fmaf(widened(x.lane[2 * i]), widened(y.lane[2 * i]), result.lane[i]);
-  }
-  return lanes_of<__m512>(result);
 }
 
 inline __m512i set1_epi16(std::int16_t value) {
@@ -200,10 +187,6 @@ inline void tile_dpbf16ps(int sums, int a, int b) {
 #define _mm512_dpbusd_epi32 stableqat::testing::dpbusd_epi32
 #endif
 #if STABLEQAT_IMITATED >= 3
-#define __AVX512BF16__ 1
-#define _mm512_dpbf16_ps stableqat::testing::dpbf16_ps
-#endif
-#if STABLEQAT_IMITATED >= 4
 #define __AMX_INT8__ 1
 #define __AMX_BF16__ 1
 #undef _tile_loadd

@@ -12,13 +12,12 @@ enum class Isa {
   kAvx2,        // AVX2, FMA
   kAvx512,      // AVX-512 F, BW, DQ, VL
   kAvx512Vnni,  // + VNNI: dot products of integers
-  kAvx512Bf16,  // + BF16: dot products of bfloat16 pairs
   kAmx          // + AMX TILE, INT8, BF16: products of tiles
 };
 
-inline constexpr std::array kAllIsas{Isa::kPlain, Isa::kAvx2, Isa::kAvx512, Isa::kAvx512Vnni, Isa::kAvx512Bf16, Isa::kAmx};
+inline constexpr std::array kAllIsas{Isa::kPlain, Isa::kAvx2, Isa::kAvx512, Isa::kAvx512Vnni, Isa::kAmx};
 
-// "plain", "avx2", "avx512", "avx512_vnni", "avx512_bf16", "amx": the values of STABLEQAT_ISA.
+// "plain", "avx2", "avx512", "avx512_vnni", "amx": the values of STABLEQAT_ISA.
 std::string_view isa_name(Isa isa) noexcept;
 
 // The highest that both the CPU and the operating system support. Asks Linux for the use of AMX registers, which holds for the process.

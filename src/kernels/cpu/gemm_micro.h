@@ -45,14 +45,10 @@ struct Bf16 {
   static constexpr int kPerUnit = 2;
   using Sum = Floats;
   static Sum add_product(Sum sum, std::int32_t a, Ints b) {
-#if defined(__AVX512BF16__)
-    return _mm512_dpbf16_ps(sum, std::bit_cast<__m512bh>(broadcast(a)), std::bit_cast<__m512bh>(b));
-#else
     const Ints pair = broadcast(a);
     const Ints upper = broadcast(static_cast<std::int32_t>(0xffff0000U));
     sum = multiply_add(std::bit_cast<Floats>(pair << 16), std::bit_cast<Floats>(b << 16), sum);
     return multiply_add(std::bit_cast<Floats>(pair & upper), std::bit_cast<Floats>(b & upper), sum);
-#endif
   }
   static Floats to_float(Sum sum) { return sum; }
 };

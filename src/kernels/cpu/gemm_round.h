@@ -18,7 +18,7 @@ inline float largest_of_bits(std::int32_t bits) {
 }
 
 template <class Value>
-float largest_magnitude(std::int64_t k, Value&& value) {
+float largest_magnitude(std::int64_t k, Value value) {
   std::int32_t largest = 0;
 #pragma omp simd reduction(max : largest)
   for (std::int64_t j = 0; j < k; ++j) {
@@ -43,7 +43,7 @@ struct AsByte {
 };
 
 template <class As, class Value>
-void quantize_row(std::int64_t k, Value&& value, typename As::Code* codes, float* scale) {
+void quantize_row(std::int64_t k, Value value, typename As::Code* codes, float* scale) {
   const float largest = largest_magnitude(k, value);
   const std::int64_t stride = As::stride(k);
   if (!(largest >= kSmallestRow)) {
