@@ -297,6 +297,30 @@ TEST(UpdateKernels, ShortMomentsEqualTheReference) {
   }
 }
 
+// Division by a row's scale is composed of other operations on AVX-512: many quotients, and those that are infinite or no number. In a row
+// one gradient is 1, so that the sum of its scale gradients is code - x.
+TEST(UpdateKernels, QuotientsAreThoseOfDivision) {
+  constexpr std::int64_t kRows = 4096;
+  constexpr std::int64_t kColumns = 16;
+  const QuantRule rule = QuantizerSpec{.kind = QuantizerKind::kLsq, .bits = 8, .fp16_scales = false}.rule();
+  Arrays<float> arrays(kRows, kColumns);
+  constexpr float kLargest = std::numeric_limits<float>::max();
+  const float ends[] = {INFINITY, -INFINITY, NAN, kLargest, -kLargest, 1e34F, 0.0F, -0.0F, 1e-30F};
+  for (std::size_t i = 0; i < std::size(ends); ++i) arrays.weight[16 * i + i] = ends[i];
+  for (std::size_t row = 0; row < kRows; ++row) {
+    for (std::size_t j = 0; j < kColumns; ++j) arrays.gradient[row * kColumns + j] = row % kColumns == j ? 1.0F : 0.0F;
+  }
+  for (const Isa isa : available_isas()) {
+    surrogate_sums<float>(rule, arrays.quantized(), 1.0, arrays.scale_gradient.data(), isa);
+    for (std::size_t row = 0; row < kRows; ++row) {
+      const float x = arrays.weight[row * kColumns + row % kColumns] / arrays.scale[row];
+      const float code = std::isnan(x) ? -128.0F : std::nearbyint(std::clamp(x, -128.0F, 127.0F));
+      const float expected = x >= -128.0F && x <= 127.0F ? code - x : code;
+      ASSERT_EQ(arrays.scale_gradient[row], expected) << isa_name(isa) << ", row " << row << ": " << x;
+    }
+  }
+}
+
 TEST(UpdateKernels, SumsShowAGradientThatIsNotFinite) {
   for (const QuantSetting& setting : all_quant_settings()) {
     const QuantRule rule = QuantizerSpec{.kind = setting.kind, .bits = setting.bits, .surrogate = setting.surrogate}.rule();
