@@ -193,7 +193,8 @@ void expect_int12_product(float found, const Int12Vector& a, const Int12Vector& 
 }
 
 TEST(Gemm, Int12BlocksAreExact) {
-  static_assert(int12_block(512) == 512 && int12_block(513) == 320 && int12_block(1101) == 384 && int12_block(1) == 64);
+  static_assert(int12_block(512) == 512 && int12_block(513) == 320 && int12_block(1101) == 384 && int12_block(1) == 64 &&
+                int12_block(0) == 64);
   for_all([](const GemmKernels& kernels, const GemmShape& s) {
     const Matrices in(s);
     const auto value = [](const std::vector<float>& matrix, std::int64_t place) { return matrix[static_cast<std::size_t>(place)]; };

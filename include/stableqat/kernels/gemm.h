@@ -78,13 +78,13 @@ enum class GradientArithmetic {
   kBf16,   // bf16
   kInt12,  // integers from -2047 to 2047 along what is summed over, in blocks of int12_block() terms: each row of A and each column of B
            // has a scale for each block, max / 2047, as quantize_rows() makes it. Of dy, a value is rounded together with the error of the
-           // row before it (weight gradient) or of the column 16 before it (input gradient), so that sums stay. Blocks are exact
-           // integers, the same on every instruction set
+           // row before it (weight gradient) or of the column 16 before it (input gradient), so that sums stay; that may make 2048.
+           // Blocks are exact integers, the same on every instruction set
 };
 // Terms in a block, of k in all: as few blocks as kGemmDepth allows, as equal as multiples of 64 terms can be.
 constexpr std::int64_t int12_block(std::int64_t k) noexcept {
   const std::int64_t blocks = k > kGemmDepth ? (k + kGemmDepth - 1) / kGemmDepth : 1;
-  return (k + 64 * blocks - 1) / (64 * blocks) * 64;
+  return k > 0 ? (k + 64 * blocks - 1) / (64 * blocks) * 64 : 64;
 }
 
 struct GemmKernels {
