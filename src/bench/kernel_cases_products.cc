@@ -14,6 +14,7 @@
 #include <limits>
 #include <memory>
 #include <optional>
+#include <utility>
 
 #include "bench/kernel_case.h"
 #include "stableqat/base/error.h"
@@ -174,6 +175,17 @@ at::Tensor rounded_rows(const at::Tensor& codes, const at::Tensor& scale, std::i
   return wide(codes.narrow(1, 0, columns)) * wide(scale).unsqueeze(1);
 }
 
+// Those of two real matrices.
+constexpr std::pair<const char*, void (Products::*)() const> kRealProducts[] = {
+    {"fp32_forward", &Products::fp32_forward},
+    {"fp32_input_gradient", &Products::fp32_input_gradient},
+    {"fp32_weight_gradient", &Products::fp32_weight_gradient},
+    {"bf16_weight_gradient", &Products::weight_gradient<GradientArithmetic::kBf16>},
+    {"bf16_input_gradient", &Products::input_gradient<GradientArithmetic::kBf16>},
+    {"int12_weight_gradient", &Products::weight_gradient<GradientArithmetic::kInt12>},
+    {"int12_input_gradient", &Products::input_gradient<GradientArithmetic::kInt12>},
+};
+
 // Rounded along a dimension of one block, each error carried to the `carry`th value from there if that is not 0.
 at::Tensor as_int12(const at::Tensor& values, std::int64_t dim, std::int64_t carry) {
   const at::Tensor largest = values.abs().amax(dim, true);
@@ -248,13 +260,7 @@ std::vector<KernelCase> head_cases(const KernelBenchOptions& options, kernels::I
   const auto add = [&](const char* name, void (Products::*run)() const) {
     cases.push_back({name, KernelBound::kArithmetic, flops, check, [head, run] { (**head.*run)(); }});
   };
-  add("fp32_forward", &Products::fp32_forward);
-  add("fp32_input_gradient", &Products::fp32_input_gradient);
-  add("fp32_weight_gradient", &Products::fp32_weight_gradient);
-  add("bf16_weight_gradient", &Products::weight_gradient<GradientArithmetic::kBf16>);
-  add("bf16_input_gradient", &Products::input_gradient<GradientArithmetic::kBf16>);
-  add("int12_weight_gradient", &Products::weight_gradient<GradientArithmetic::kInt12>);
-  add("int12_input_gradient", &Products::input_gradient<GradientArithmetic::kInt12>);
+  for (const auto& [name, run] : kRealProducts) add(name, run);
   return cases;
 }
 
@@ -271,13 +277,7 @@ std::vector<KernelCase> gemm_cases(const KernelBenchOptions& options, kernels::I
   const auto add = [&](const char* name, void (Products::*run)() const) {
     cases.push_back({name, KernelBound::kArithmetic, p->flops(), check, [p, run] { (*p.*run)(); }});
   };
-  add("fp32_forward", &Products::fp32_forward);
-  add("fp32_input_gradient", &Products::fp32_input_gradient);
-  add("fp32_weight_gradient", &Products::fp32_weight_gradient);
-  add("bf16_weight_gradient", &Products::weight_gradient<GradientArithmetic::kBf16>);
-  add("bf16_input_gradient", &Products::input_gradient<GradientArithmetic::kBf16>);
-  add("int12_weight_gradient", &Products::weight_gradient<GradientArithmetic::kInt12>);
-  add("int12_input_gradient", &Products::input_gradient<GradientArithmetic::kInt12>);
+  for (const auto& [name, run] : kRealProducts) add(name, run);
   add("integer_forward", &Products::integer_forward);
   add("integer_input_gradient", &Products::integer_input_gradient);
   add("byte_forward", &Products::byte_forward);
